@@ -1,0 +1,1 @@
+"""The compiler: passes from graph to graph, the schedule, the memory plan, the Program."""

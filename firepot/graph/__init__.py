@@ -1,0 +1,1 @@
+"""The graph: dtypes, symbolic indices, nodes and the primitives they apply."""

@@ -1,0 +1,1 @@
+"""Generators that print kernels as LLVM IR."""

@@ -1,0 +1,1 @@
+"""The runtime: processor features, buffers, threads, the code cache and the execution of programs."""
