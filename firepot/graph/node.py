@@ -1,0 +1,256 @@
+"""Nodes: the graph that operations record and transforms rewrite.
+
+A `Node` is one immutable application of a `Primitive` to other nodes. Nodes are hash-consed: recording the same
+operation on the same inputs twice gives the same object, so common subexpressions cost nothing. A node may hold a
+value (`buffer`); what has one is an input to whatever is compiled next.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from firepot.graph.dtypes import DType
+from firepot.graph.index import Index
+
+if TYPE_CHECKING:
+    from firepot.kernels.loops import Expr
+
+Shape = tuple[int, ...]
+
+
+class Primitive:
+    """The contract of an operation; everything that Firepot knows of it stands in one class.
+
+    name       what `FIREPOT_DEBUG` and error messages call it
+    infer      shape and dtype of the result; the public operation has checked the inputs already
+    vjp        gradient of the inputs given the gradient of the result, as nodes; None where there is none
+
+    and one of the four ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element),
+    View.index (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own).
+    """
+
+    name: str = ""
+    differentiable: bool = True
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        raise NotImplementedError
+
+    def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
+        raise NotImplementedError(f"{self.name} has no derivative")
+
+    def __call__(self, *inputs: Node, params: tuple[Hashable, ...] = ()) -> Node:
+        return apply(self, inputs, params)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Elementwise(Primitive):
+    """An operation on corresponding elements of inputs that all have the same shape."""
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, inputs[0].dtype
+
+    def scalar(self, args: tuple[Expr, ...], node: Node) -> Expr:
+        """The loop-level expression of one element."""
+        raise NotImplementedError
+
+
+class View(Primitive):
+    """A result whose every element is an element of the input, or a constant: nothing but index arithmetic."""
+
+    def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
+        """(position in the input, conditions) for a position in the result.
+
+        Where a condition (value, size) fails to satisfy 0 ≤ value < size, the element is `fill(node)`.
+        """
+        raise NotImplementedError
+
+    def fill(self, node: Node) -> bool | int | float:
+        return 0
+
+
+class Opaque(Primitive):
+    """An operation with a kernel generator of its own; `lower` asks the compiler's context for it."""
+
+    def lower(self, context: Any, node: Node) -> None:
+        raise NotImplementedError
+
+
+_sequence = itertools.count()
+_interned: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
+
+
+class Node:
+    """One application of a primitive. Compare by identity.
+
+    requires_grad is part of what a node is, as in PyTorch: an operation recorded under no_grad is another node
+    than the same operation recorded outside. `sequence` grows with every node, so inputs come before users.
+    """
+
+    __slots__ = (
+        "__weakref__", "buffer", "dtype", "inputs", "owner", "params", "primitive", "requires_grad", "sequence",
+        "shape", "spent",
+    )  # fmt: skip
+
+    primitive: Primitive
+    inputs: tuple[Node, ...]
+    params: tuple[Any, ...]
+    shape: Shape
+    dtype: DType
+    requires_grad: bool
+    buffer: Any  # runtime.buffer.Buffer once the value is computed
+    owner: Any  # weak reference to the Tensor of a leaf that collects gradients
+    spent: bool  # backward() went through without retain_graph
+
+    def __init__(
+        self, primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Any, ...], shape: Shape, dtype: DType,
+        requires_grad: bool = False,
+    ) -> None:  # fmt: skip
+        self.primitive = primitive
+        self.inputs = inputs
+        self.params = params
+        self.shape = shape
+        self.dtype = dtype
+        self.requires_grad = requires_grad
+        self.buffer = None
+        self.owner = None
+        self.spent = False
+        self.sequence = next(_sequence)
+
+    @property
+    def size(self) -> int:
+        total = 1
+        for s in self.shape:
+            total *= s
+        return total
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def realise(self, buffer: Any) -> None:
+        """Attach the value. History that no derivative can ask for is let go."""
+        self.buffer = buffer
+        if self.inputs and (not self.requires_grad or self.spent or self.primitive is variable):
+            for flag in (False, True):  # the table's key would keep the inputs alive
+                _interned.pop((self.primitive, self.inputs, self.params, flag), None)
+            self.inputs = ()
+
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.shape))
+        return f"{self.primitive.name}: {self.dtype.name}[{shape}]"
+
+
+class _GradMode:
+    """Whether operations record that their results require gradients (torch.no_grad and enable_grad set it)."""
+
+    enabled = True
+
+
+grad_mode = _GradMode()
+
+
+def apply(primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Hashable, ...] = ()) -> Node:
+    """The node of `primitive` on `inputs`: an existing one where the same was recorded before."""
+    requires_grad = False
+    if grad_mode.enabled and primitive.differentiable:
+        for i in inputs:
+            if i.requires_grad:
+                requires_grad = True
+                break
+    key = (primitive, inputs, params, requires_grad)
+    found = _interned.get(key)
+    if found is not None and (found.inputs or not inputs or not requires_grad):
+        return found
+    shape, dtype = primitive.infer(inputs, params)
+    node = Node(primitive, inputs, params, shape, dtype, requires_grad and dtype.kind == "f")
+    _interned[key] = node
+    return node
+
+
+class _Data(Primitive):
+    """A value that exists: the leaf of every graph. Never interned."""
+
+    name = "data"
+    differentiable = False
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        raise TypeError("data nodes are made by graph.node.data")
+
+
+class _Variable(View):
+    """The identity that marks a leaf of differentiation: gradients collect here and go no further."""
+
+    name = "variable"
+
+    def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
+        return index, ()
+
+
+class _Detach(View):
+    """The identity through which no gradient flows."""
+
+    name = "detach"
+    differentiable = False
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, inputs[0].dtype
+
+    def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
+        return index, ()
+
+
+data_primitive = _Data()
+variable = _Variable()
+detach_primitive = _Detach()
+
+
+def data(shape: Shape, dtype: DType, buffer: Any = None) -> Node:
+    """A leaf with a value; without one, a placeholder that the compiler binds (a traced argument)."""
+    node = Node(data_primitive, (), (), shape, dtype)
+    node.buffer = buffer
+    return node
+
+
+def leaf(value: Node) -> Node:
+    """A new leaf of differentiation with the value of another node."""
+    node = Node(variable, (value,), (), value.shape, value.dtype, True)
+    if value.buffer is not None:
+        node.realise(value.buffer)
+    return node
+
+
+def detach(value: Node) -> Node:
+    """The same value, out of reach of derivatives."""
+    if not value.requires_grad:
+        return value
+    node = apply(detach_primitive, (value,))
+    if value.buffer is not None and node.buffer is None:
+        node.realise(value.buffer)
+    return node
+
+
+def topological(outputs: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:
+    """Every node that the outputs need, inputs first; where `stop` holds, a node's inputs are not entered."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for output in outputs:
+        if output in seen:
+            continue
+        stack: list[tuple[Node, bool]] = [(output, False)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                order.append(node)
+                continue
+            if node in seen:
+                continue
+            seen.add(node)
+            stack.append((node, True))
+            if not stop(node):
+                stack.extend((i, False) for i in node.inputs if i not in seen)
+    return order

@@ -1,0 +1,1 @@
+"""The primitives, one file a family. Everything a person calls is composed from these."""

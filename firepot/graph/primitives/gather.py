@@ -1,0 +1,171 @@
+"""Gathers, scatters, sorting and running folds: operations along computed positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, Opaque, Primitive, Shape, apply
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+
+Gradients = Sequence[Node | None]
+
+
+class Take(Primitive):
+    """Elements of x at computed positions along some axes.
+
+    inputs: x, then one int64 index (all of one shape I, each already checked) for each of params (axes,). The result
+    has the shape I followed by x's other dimensions.
+    """
+
+    name = "take"
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        axes = params[0]
+        rest = tuple(s for d, s in enumerate(inputs[0].shape) if d not in axes)
+        return inputs[1].shape + rest, inputs[0].dtype
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        x, *indices = node.inputs
+        zeros = ew.like(x, 0)
+        return [scatter(zeros, g, indices, node.params[0], "add"), *[None] * len(indices)]
+
+
+class Scatter(Opaque):
+    """x with updates written ('set'), added ('add') or folded ('max', 'min', 'prod') in at computed positions.
+
+    inputs: x, updates (shaped as take's result), then the indices. params: (axes, mode). Where a position occurs
+    twice, 'set' keeps the last in row-major order of the indices.
+    """
+
+    name = "scatter"
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, inputs[0].dtype
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        x, updates, *indices = node.inputs
+        axes, mode = node.params
+        nothing = [None] * len(indices)
+        if mode == "add":
+            return [g, take(g, indices, axes), *nothing]
+        if mode == "set":
+            return [scatter(g, ew.like(updates, 0), indices, axes, "set"), take(g, indices, axes), *nothing]
+        # The contributions that are the result share its gradient, the original element among them.
+        spread = take(node, indices, axes)
+        mine = ew.cast(ew.eq(updates, spread), x.dtype)
+        own = ew.cast(ew.eq(x, node), x.dtype)
+        if mode == "prod":
+            return [ew.mul(g, ew.div(node, x)), ew.mul(take(g, indices, axes), ew.div(spread, updates)), *nothing]
+        count = scatter(own, mine, indices, axes, "add")
+        each = ew.div(g, ew.binary("maximum", count, ew.like(count, 1)))
+        return [ew.mul(own, each), ew.mul(mine, take(each, indices, axes)), *nothing]
+
+    def lower(self, context: Any, node: Node) -> None:
+        context.scatter(node)
+
+
+take_primitive = Take()
+scatter_primitive = Scatter()
+
+
+def take(x: Node, indices: Sequence[Node], axes: Sequence[int]) -> Node:
+    return apply(take_primitive, (x, *indices), (tuple(axes),))
+
+
+def scatter(x: Node, updates: Node, indices: Sequence[Node], axes: Sequence[int], mode: str) -> Node:
+    return apply(scatter_primitive, (x, updates, *indices), (tuple(axes), mode))
+
+
+class _ArgSort(Opaque):
+    """The int64 positions that sort the last axis, stable, NaN last when ascending. params: (descending,)."""
+
+    name = "argsort"
+    differentiable = False
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, dtypes.int64
+
+    def lower(self, context: Any, node: Node) -> None:
+        context.argsort(node)
+
+
+class _Scan(Opaque):
+    """Running fold along the last axis. params: (combine,): sum, prod, max, min, or their positions as int64:
+    argmax, argmin (the last position of a tie, as torch.cummax)."""
+
+    name = "scan"
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        dtype = dtypes.int64 if params[0].startswith("arg") else inputs[0].dtype
+        return inputs[0].shape, dtype
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        (combine,) = node.params
+        x = node.inputs[0]
+        last = len(x.shape) - 1
+
+        def reversed_sum(v: Node) -> Node:
+            return views.flip(scan(views.flip(v, (last,)), "sum"), (last,))
+
+        if combine == "sum":
+            return (reversed_sum(g),)
+        if combine in ("max", "min"):
+            positions = scan(x, "arg" + combine)
+            return (_scatter_last(ew.like(x, 0), g, positions),)
+        if combine == "prod":
+            return (_cumulative_product_gradient(g, node, x, reversed_sum),)
+        return (None,)
+
+    def lower(self, context: Any, node: Node) -> None:
+        context.scan(node)
+
+
+def _cumulative_product_gradient(g: Node, y: Node, x: Node, reversed_sum: Any) -> Node:
+    """Σ_{j ≥ i} g_j · (Π_{k ≤ j} x_k without x_i), also where the row holds zeros.
+
+    Before the first zero the usual y/x form holds. At the first zero z, the others' products are those of the row
+    with x_z replaced by one. Behind the first zero every product contains it, and the gradient is zero.
+    """
+    zero = ew.eq(x, ew.like(x, 0))
+    count = scan(ew.cast(zero, dtypes.int64), "sum")
+    first = ew.and_(zero, ew.eq(count, ew.like(count, 1)))
+    before = ew.eq(count, ew.like(count, 0))
+    safe = ew.where(zero, ew.like(x, 1), x)
+    plain = ew.div(reversed_sum(ew.mul(g, y)), safe)
+    replaced = scan(ew.where(first, ew.like(x, 1), x), "prod")
+    at_zero = reversed_sum(ew.mul(g, replaced))
+    return ew.where(before, plain, ew.where(first, at_zero, ew.like(x, 0)))
+
+
+def _grid(shape: Shape, last: Node) -> list[Node]:
+    """Indices for every axis: positions for the leading ones, `last` for the last."""
+    result = []
+    for d, s in enumerate(shape[:-1]):
+        column = views.reshape(ew.iota(s, dtypes.int64), (s,) + (1,) * (len(shape) - d - 1))
+        result.append(views.expand(column, shape))
+    return [*result, last]
+
+
+def take_last(x: Node, positions: Node) -> Node:
+    """x[..., positions] row by row: torch.gather along the last axis."""
+    return take(x, _grid(positions.shape, positions), tuple(range(len(x.shape))))
+
+
+def _scatter_last(x: Node, updates: Node, positions: Node) -> Node:
+    return scatter(x, updates, _grid(positions.shape, positions), tuple(range(len(x.shape))), "add")
+
+
+argsort_primitive = _ArgSort()
+scan_primitive = _Scan()
+
+
+def argsort(x: Node, descending: bool = False) -> Node:
+    return apply(argsort_primitive, (x,), (descending,))
+
+
+def scan(x: Node, combine: str) -> Node:
+    return apply(scan_primitive, (x,), (combine,))

@@ -1,0 +1,75 @@
+"""Folds over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, Primitive, Shape, apply
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+
+Gradients = Sequence[Node | None]
+
+
+class Reduce(Primitive):
+    """`combine` (sum, prod, max, min, any, all) over some axes, which vanish. params: (axes,).
+
+    Over no elements the result is the fold's identity. float16 and bfloat16 are folded in float32.
+    """
+
+    def __init__(self, combine: str) -> None:
+        self.name = combine
+        self.combine = combine
+        self.differentiable = combine in ("sum", "prod", "max", "min")
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        axes = params[0]
+        return tuple(s for d, s in enumerate(inputs[0].shape) if d not in axes), inputs[0].dtype
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        x, axes = node.inputs[0], node.params[0]
+        spread = restore(g, x.shape, axes)
+        if self.combine == "sum":
+            return (spread,)
+        if self.combine == "prod":
+            return (ew.mul(spread, _product_of_others(x, axes)),)
+        hit = ew.eq(x, restore(node, x.shape, axes))
+        count = reduce("sum", ew.cast(hit, x.dtype), axes)  # ties share the gradient, as torch.amax
+        return (ew.where(hit, ew.div(spread, restore(count, x.shape, axes)), ew.like(x, 0)),)
+
+
+def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
+    """The product over `axes` without the element itself, exact where elements are zero."""
+    zero = ew.eq(x, ew.like(x, 0))
+    count = restore(reduce("sum", ew.cast(zero, x.dtype), axes), x.shape, axes)
+    nonzero = ew.where(zero, ew.like(x, 1), x)
+    product = restore(reduce("prod", nonzero, axes), x.shape, axes)
+    alone = ew.and_(zero, ew.eq(count, ew.like(x, 1)))  # the only zero: the others' product is what is left
+    none = ew.eq(count, ew.like(x, 0))
+    return ew.where(none, ew.div(product, nonzero), ew.where(alone, product, ew.like(x, 0)))
+
+
+def restore(x: Node, shape: Shape, axes: Sequence[int]) -> Node:
+    """A result of reducing `shape` over `axes`, repeated back to `shape`."""
+    kept = tuple(1 if d in axes else s for d, s in enumerate(shape))
+    return views.expand(views.reshape(x, kept), shape)
+
+
+PRIMITIVES = {name: Reduce(name) for name in ("sum", "prod", "max", "min", "any", "all")}
+
+
+def reduce(combine: str, x: Node, axes: Sequence[int]) -> Node:
+    axes = tuple(sorted(axes))
+    if not axes:
+        return x
+    if combine in ("sum", "max", "min") and all(x.shape[d] == 1 for d in axes):
+        return views.reshape(x, tuple(s for d, s in enumerate(x.shape) if d not in axes))
+    return apply(PRIMITIVES[combine], (x,), (axes,))
+
+
+def accumulator(dtype: DType) -> DType:
+    """The dtype that a fold of this dtype runs in."""
+    return dtypes.float32 if dtype in (dtypes.float16, dtypes.bfloat16) else dtype
