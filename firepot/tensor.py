@@ -253,7 +253,7 @@ class Tensor:
     def _array(self, what: str) -> np.ndarray[Any, Any]:
         """A read-only NumPy view of the value (bfloat16 as its bits)."""
         buffer = self._realised(what)
-        return buffer.array(self.dtype.numpy, self.shape)
+        return buffer.view(self.dtype.numpy, self.shape)
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
         """A NumPy copy of the value. bfloat16, which NumPy lacks, comes as float32."""
@@ -383,7 +383,7 @@ class Tensor:
 
 
 def _unpickle(kind: type[Tensor], array: Any, dtype: str, shape: tuple[int, ...], requires_grad: bool) -> Tensor:
-    node = data(shape, dtypes.by_name(dtype), Buffer.from_array(array))
+    node = data(shape, dtypes.by_name(dtype), Buffer.from_numpy(array))
     tensor = kind.__new__(kind)
     Tensor.__init__(tensor, node)
     return tensor.requires_grad_(requires_grad) if requires_grad else tensor
@@ -432,9 +432,9 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         if not isinstance(value, (np.ndarray, np.generic)) and dtype is dtypes.float64:
             dtype = default_dtype()
     if dtype is dtypes.bfloat16:
-        node = data(array.shape, dtypes.float32, Buffer.from_array(array.astype(np.float32)))
+        node = data(array.shape, dtypes.float32, Buffer.from_numpy(array.astype(np.float32)))
         return ew.cast(node, dtype)
-    return data(array.shape, dtype, Buffer.from_array(array.astype(dtype.numpy)))
+    return data(array.shape, dtype, Buffer.from_numpy(array.astype(dtype.numpy)))
 
 
 class _Default:
