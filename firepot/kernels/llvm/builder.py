@@ -122,8 +122,9 @@ def _bfloat_bits(value: float) -> int:
 class Module:
     """An LLVM module in the making: functions, constants and the intrinsics they call."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, workspace_operand: int = 0) -> None:
         self.name = name
+        self.workspace_operand = workspace_operand  # number of the kernel's last operand, where it has a workspace
         self._functions: list[str] = []
         self._declarations: dict[str, str] = {}
         self._globals: list[str] = []

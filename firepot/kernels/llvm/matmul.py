@@ -1,0 +1,316 @@
+"""Batched matrix products: packed panels around a register tile.
+
+Both operands are packed into panels that the tile reads in order, whatever their strides: y as [panel][k][columns],
+x as [panel][k][rows]. Packing converts half precision to float32, so the tile sees one dtype. For long k the work is
+blocked, so that a panel of y stays in the second-level cache; partial results wait in the workspace.
+
+After the analysis of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from firepot.graph.dtypes import DType
+from firepot.kernels.kernel import Kernel
+from firepot.kernels.llvm.builder import Builder, Module, Value, vector
+from firepot.kernels.llvm.epilogue import Epilogue
+from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
+
+_K_BLOCK = 1024
+_SERIAL = 1 << 15  # multiply-adds below which one thread does all
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """out[b, m, n] = Σ_k x[b, m, k] · y[b, k, n], for any strides (in elements; 0 repeats)."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    x_strides: tuple[int, int, int]
+    y_strides: tuple[int, int, int]
+    dtype: DType
+    accumulate: DType
+
+
+@dataclass(frozen=True)
+class _Plan:
+    d: Matmul
+    tile: TileShape
+    x_batches: int  # 1 where all batches share x
+    y_batches: int
+    direct_y: bool  # read y where it lies
+
+    @property
+    def row_panels(self) -> int:
+        return math.ceil(self.d.m / self.tile.rows)
+
+    @property
+    def column_panels(self) -> int:
+        return math.ceil(self.d.n / self.tile.columns)
+
+    @property
+    def k_blocks(self) -> int:
+        return 1 if self.d.k <= 2 * _K_BLOCK else math.ceil(self.d.k / _K_BLOCK)
+
+    @property
+    def x_bytes(self) -> int:
+        elements = self.x_batches * self.row_panels * self.d.k * self.tile.rows
+        return -(-elements * self.d.accumulate.size // 64) * 64 + 64
+
+    @property
+    def y_bytes(self) -> int:
+        if self.direct_y:
+            return 0
+        elements = self.y_batches * self.column_panels * self.d.k * self.tile.columns
+        return -(-elements * self.d.accumulate.size // 64) * 64
+
+    @property
+    def partial_bytes(self) -> int:
+        if self.k_blocks == 1:
+            return 0
+        tiles = self.d.batch * self.row_panels * self.column_panels
+        return tiles * self.tile.rows * self.tile.columns * self.d.accumulate.size
+
+
+def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
+    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace last."""
+    lanes = processor.vector_bytes // d.accumulate.size
+    tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
+    y_batches = 1 if d.y_strides[0] == 0 else d.batch
+    direct = (
+        d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
+    )
+    plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct)
+    work = d.batch * d.m * d.n * d.k
+    return Kernel(
+        key=f"matmul {processor.vector_bytes} {d} {epilogue.key}",
+        generate=lambda: _generate(plan, epilogue),
+        phases=("pack", *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
+        label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}",
+        workspace=plan.x_bytes + plan.y_bytes + plan.partial_bytes,
+        parallel=work >= _SERIAL,
+        flops=2 * work,
+        bytes=d.dtype.size * (d.batch * d.m * d.n + plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n),
+    )
+
+
+def _generate(plan: _Plan, epilogue: Epilogue) -> str:
+    module = Module("matmul", workspace_operand=2 + epilogue.operands)
+    with module.kernel("pack") as b:
+        _pack_rows(b, plan)
+        if not plan.direct_y:
+            _pack_columns(b, plan)
+    if plan.k_blocks == 1:
+        with module.kernel("multiply0") as b:
+            _multiply(b, plan, epilogue, b.index(0), plan.d.k, first=True, last=True)
+    else:
+        final = plan.k_blocks - 1
+        with module.kernel("multiply0") as b:
+            # Every thread keeps its own tiles from block to block, so no barrier is needed between blocks.
+            with b.loop(0, final) as block:
+                _multiply(b, plan, epilogue, b.mul(block, _K_BLOCK), _K_BLOCK, first=False, last=False)
+        with module.kernel("multiply1") as b:
+            rest = plan.d.k - final * _K_BLOCK
+            _multiply(b, plan, epilogue, b.index(final * _K_BLOCK), rest, first=False, last=True)
+    return str(module)
+
+
+def _pack_rows(b: Builder, plan: _Plan) -> None:
+    """x into [batch][panel][k][rows], rows beyond m as zeros."""
+    d, tile = plan.d, plan.tile
+    x = b.operand(0)
+    packed = workspace(b)
+    start, stop = b.share(plan.x_batches * plan.row_panels)
+    with b.loop(start, stop) as task:
+        batch, panel = b.udiv(task, plan.row_panels), b.urem(task, plan.row_panels)
+        first = b.mul(panel, tile.rows)
+        origin = b.add(b.mul(batch, d.x_strides[0]), b.mul(first, d.x_strides[1]))
+        target = b.element(packed, register_type(d.accumulate), b.mul(task, d.k * tile.rows))
+        _pack_panel(
+            b, plan, x, origin, target, count=tile.rows, across=d.x_strides[1], along=d.x_strides[2], first=first,
+            total=d.m,
+        )  # fmt: skip
+
+
+def _pack_columns(b: Builder, plan: _Plan) -> None:
+    """y into [batch][panel][k][columns], columns beyond n as zeros."""
+    d, tile = plan.d, plan.tile
+    y = b.operand(1)
+    packed = b.offset(workspace(b), plan.x_bytes)
+    start, stop = b.share(plan.y_batches * plan.column_panels)
+    with b.loop(start, stop) as task:
+        batch, panel = b.udiv(task, plan.column_panels), b.urem(task, plan.column_panels)
+        first = b.mul(panel, tile.columns)
+        origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(first, d.y_strides[2]))
+        target = b.element(packed, register_type(d.accumulate), b.mul(task, d.k * tile.columns))
+        _pack_panel(
+            b, plan, y, origin, target, count=tile.columns, across=d.y_strides[2], along=d.y_strides[1], first=first,
+            total=d.n,
+        )  # fmt: skip
+
+
+def workspace(b: Builder) -> Value:
+    """The kernel's workspace: its last operand."""
+    return b.operand(b.module.workspace_operand)
+
+
+def _pack_panel(
+    b: Builder, plan: _Plan, source: Value, origin: Value, target: Value, count: int, across: int, along: int,
+    first: Value, total: int,
+) -> None:  # fmt: skip
+    """One panel: target[k · count + i] = source[origin + i · across + k · along], zero where first + i ≥ total."""
+    d, lanes = plan.d, plan.tile.lanes
+    element = memory_type(d.dtype)
+    type = register_type(d.accumulate)
+    pieces = range(0, count, lanes)
+    if across == 1:  # copy rows of `count`
+        with b.loop(0, d.k) as k:
+            for i in pieces:
+                width = min(lanes, count - i)
+                limit = b.sub(b.index(total), b.add(first, i))
+                mask = b.compare("slt", b.lane_numbers(lanes), b.splat(limit, lanes)) if lanes > 1 else None
+                place = b.element(source, element, b.add(b.add(origin, i), b.mul(k, along)))
+                if lanes > 1:
+                    value = load_element(b, place, d.dtype, lanes, _narrow(b, mask, width, lanes))
+                else:
+                    value = load_element(b, b.element(source, element, b.add(origin, b.mul(k, along))), d.dtype, 1, None)
+                _store_packed(b, value, b.element(target, type, b.add(b.mul(k, count), i)), width, lanes)
+        return
+    whole = d.k // lanes * lanes if along == 1 and lanes > 1 else 0
+    for i in pieces:
+        width = min(lanes, count - i)
+        if whole:
+            with b.loop(0, whole, lanes) as k:
+                rows = []
+                for r in range(lanes):
+                    if r >= width:
+                        rows.append(b.constant(0, vector(type, lanes)))
+                        continue
+                    row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
+                    place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), k)
+                    rows.append(load_element(b, b.element(source, element, place), d.dtype, lanes, None))
+                for step, column in enumerate(transpose(b, rows)):
+                    place = b.element(target, type, b.add(b.mul(b.add(k, step), count), i))
+                    _store_packed(b, column, place, width, lanes)
+        with b.loop(whole, d.k) as k:
+            for r in range(width):
+                row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
+                place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), b.mul(k, along))
+                value = load_element(b, b.element(source, element, place), d.dtype, 1, None)
+                b.store(value, b.element(target, type, b.add(b.mul(k, count), i + r)))
+
+
+def _narrow(b: Builder, mask: Value | None, width: int, lanes: int) -> Value | None:
+    if width == lanes:
+        return mask
+    inside = Value("<" + ", ".join(f"i1 {'true' if i < width else 'false'}" for i in range(lanes)) + ">", f"<{lanes} x i1>")
+    return inside if mask is None else b.and_(mask, inside)
+
+
+def _store_packed(b: Builder, value: Value, place: Value, width: int, lanes: int) -> None:
+    mask = _narrow(b, None, width, lanes)
+    if mask is None:
+        b.store(value, place)
+    else:
+        b.masked_store(value, place, mask)
+
+
+def _multiply(
+    b: Builder, plan: _Plan, epilogue: Epilogue, k_first: Value, k_count: int, first: bool, last: bool
+) -> None:
+    """This thread's tiles over one block of k: [batch][column panel][row panel], rows innermost."""
+    d, tile = plan.d, plan.tile
+    type = register_type(d.accumulate)
+    base = workspace(b)
+    packed_x = base
+    packed_y = b.offset(base, plan.x_bytes)
+    partial = b.offset(base, plan.x_bytes + plan.y_bytes)
+    accumulators = Accumulators(b, tile, d.accumulate)
+    start, stop = b.share(d.batch * plan.column_panels * plan.row_panels)
+    with b.loop(start, stop) as task:
+        row_panel = b.urem(task, plan.row_panels)
+        rest = b.udiv(task, plan.row_panels)
+        column_panel, batch = b.urem(rest, plan.column_panels), b.udiv(rest, plan.column_panels)
+        x_batch = batch if plan.x_batches > 1 else b.index(0)
+        y_batch = batch if plan.y_batches > 1 else b.index(0)
+        x_panel = b.add(b.mul(x_batch, plan.row_panels), row_panel)
+        x = b.element(packed_x, type, b.mul(b.add(b.mul(x_panel, d.k), k_first), tile.rows))
+        column = b.mul(column_panel, tile.columns)
+        own = b.element(partial, type, b.mul(task, tile.rows * tile.columns))
+        if first:
+            accumulators.clear(b)
+        else:
+            _restore(b, plan, accumulators, own, k_first)
+        if plan.direct_y:
+            y = b.element(b.operand(1), type, b.add(b.mul(y_batch, d.y_strides[0]), column))
+            y_step = d.y_strides[1]
+            y = b.element(y, type, b.mul(k_first, y_step))
+        else:
+            y_panel = b.add(b.mul(y_batch, plan.column_panels), column_panel)
+            y = b.element(packed_y, type, b.mul(b.add(b.mul(y_panel, d.k), k_first), tile.columns))
+            y_step = tile.columns
+        masks = [
+            lane_mask(b, b.add(column, v * tile.lanes), d.n, tile.lanes) if plan.direct_y else None
+            for v in range(tile.vectors)
+        ]
+        with b.loop(0, k_count, unroll=4) as k:
+            row = b.element(y, type, b.mul(k, y_step))
+            vectors = [
+                load_element(b, b.element(row, type, v * tile.lanes), d.accumulate, tile.lanes, masks[v])
+                for v in range(tile.vectors)
+            ]
+            numbers = b.element(x, type, b.mul(k, tile.rows))
+            accumulators.step(
+                b, [lambda r=r: b.load(b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
+            )
+        if last:
+            _finish(b, plan, epilogue, accumulators, batch, row_panel, column)
+        else:
+            for r in range(tile.rows):
+                for v in range(tile.vectors):
+                    place = b.element(own, type, r * tile.columns + v * tile.lanes)
+                    b.store(accumulators.get(b, r, v), place)
+
+
+def _restore(b: Builder, plan: _Plan, accumulators: Accumulators, own: Value, k_first: Value) -> None:
+    """Take up the partial results of the blocks before; zeros in the first block."""
+    tile = plan.tile
+    accumulators.clear(b)
+    with b.when(b.compare("sgt", k_first, 0)):
+        for r in range(tile.rows):
+            for v in range(tile.vectors):
+                place = b.element(own, register_type(plan.d.accumulate), r * tile.columns + v * tile.lanes)
+                accumulators.set(b, r, v, b.load(place, accumulators.type))
+
+
+def _finish(
+    b: Builder, plan: _Plan, epilogue: Epilogue, accumulators: Accumulators, batch: Value, row_panel: Value, column: Value
+) -> None:
+    d, tile = plan.d, plan.tile
+    whole_rows = d.m % tile.rows == 0
+    for r in range(tile.rows):
+        m = b.add(b.mul(row_panel, tile.rows), r)
+
+        def row(r: int = r, m: Value = m) -> None:
+            for v in range(tile.vectors):
+                n = b.add(column, v * tile.lanes)
+                mask = lane_mask(b, n, d.n, tile.lanes)
+                value = accumulators.get(b, r, v)
+                if d.n % tile.columns == 0 or v == 0:
+                    epilogue.emit(b, (batch, m, n), value, mask)
+                else:  # a vector that may lie wholly outside
+                    with b.when(b.compare("slt", n, d.n)):
+                        epilogue.emit(b, (batch, m, n), value, mask)
+
+        if whole_rows:
+            row()
+        else:
+            with b.when(b.compare("slt", m, d.m)):
+                row()
+

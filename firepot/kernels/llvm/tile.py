@@ -1,0 +1,106 @@
+"""The register tile: the innermost loop of every contraction.
+
+R rows by V vectors of accumulators stay in registers while k runs; each step loads V vectors of one operand and
+broadcasts R numbers of the other. On 32 registers 14 × 2 asks the cache for the least per multiply-add.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from firepot.graph.dtypes import DType
+from firepot.kernels.llvm.builder import Builder, Operand, Value, vector
+from firepot.kernels.llvm.expression import register_type
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """rows × (vectors · lanes) accumulators."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        return self.vectors * self.lanes
+
+
+def choose_tile(rows: int, columns: int, lanes: int, registers: int, row_limit: int = 64) -> TileShape:
+    """The tile that wastes least on a rows × columns result: fewest steps in all, counted in register operations."""
+    best: tuple[float, TileShape] | None = None
+    for vectors in (2, 4, 3, 1):
+        if vectors > 1 and (vectors - 1) * lanes >= columns:
+            continue
+        most = min((registers - 1 - vectors) // vectors, row_limit)
+        column_tiles = math.ceil(columns / (vectors * lanes))
+        for tile_rows in range(min(most, rows), 0, -1):
+            row_tiles = math.ceil(rows / tile_rows)
+            # Multiply-adds, plus what each tile costs besides: loads that are not hidden by few accumulators.
+            step = max(tile_rows * vectors, tile_rows + vectors, 4)
+            cost = row_tiles * column_tiles * (step + 0.5)
+            if best is None or cost < best[0] * 0.999:
+                best = (cost, TileShape(tile_rows, vectors, lanes))
+    assert best is not None
+    return best[1]
+
+
+class Accumulators:
+    """The tile's accumulators, as variables that LLVM keeps in registers."""
+
+    def __init__(self, b: Builder, shape: TileShape, dtype: DType) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.type = vector(register_type(dtype), shape.lanes)
+        self._slots = [[b.variable(self.type) for _ in range(shape.vectors)] for _ in range(shape.rows)]
+
+    def clear(self, b: Builder) -> None:
+        zero = b.constant(0, self.type)
+        for row in self._slots:
+            for slot in row:
+                b.set(slot, zero)
+
+    def get(self, b: Builder, row: int, vector: int) -> Value:
+        return b.get(self._slots[row][vector], self.type)
+
+    def set(self, b: Builder, row: int, vector: int, value: Value) -> None:
+        b.set(self._slots[row][vector], value)
+
+    def step(self, b: Builder, row_values: Sequence[Callable[[], Value]], vectors: Sequence[Value]) -> None:
+        """Add the outer product of `rows` numbers and `vectors`."""
+        for r, number in enumerate(row_values):
+            wide = b.splat(number(), self.shape.lanes)
+            for v, value in enumerate(vectors):
+                before = self.get(b, r, v)
+                if self.dtype.kind == "f":
+                    after = b.fma(wide, value, before)
+                else:
+                    after = b.add(b.mul(wide, value), before)
+                self.set(b, r, v, after)
+
+
+def lane_mask(b: Builder, first: Operand, total: int, lanes: int) -> Value | None:
+    """The lanes first … first + lanes − 1 that lie below `total`; None where all always do."""
+    if total % lanes == 0 or lanes == 1:
+        return None
+    return b.tail_mask(b.sub(b.index(total), b.index(first)), lanes)
+
+
+def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:
+    """The transpose of a square of vectors (a power of two of them), by interleaving halves."""
+    count = len(rows)
+    current = list(rows)
+    width = 1
+    while width < count:
+        following: list[Value] = [current[0]] * count
+        low = [i if (i // width) % 2 == 0 else count + i - width for i in range(count)]
+        high = [i + width if (i // width) % 2 == 0 else count + i for i in range(count)]
+        for i in range(count):
+            if (i // width) % 2 == 0:
+                following[i] = b.shuffle(current[i], current[i + width], low)
+                following[i + width] = b.shuffle(current[i], current[i + width], high)
+        current = following
+        width *= 2
+    return current
