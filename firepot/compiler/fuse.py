@@ -1,0 +1,341 @@
+"""Fusion: which values are stored, and which of them one kernel makes.
+
+A *root* is a value that is stored, or made in registers where a kernel needs it more than once. Everything else is
+recomputed inside the kernels that use it. Kernels start as one root each and merge while that saves memory traffic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from firepot.compiler.emit import Emitter, Misaligned, Storage
+from firepot.compiler.layout import Layout, natural_layouts, row_major
+from firepot.graph.index import Axis, Index, flatten
+from firepot.graph.node import Elementwise, Node, Opaque, View
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives.gather import Take
+from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
+from firepot.kernels.loops import Expr, Nest, Stage, Store
+
+# Costs in vector instructions, for the choice between recomputing and storing.
+_COSTLY = {
+    "exp": 14, "log": 16, "tanh": 22, "sigmoid": 20, "erf": 24, "sin": 20, "cos": 20, "pow": 40, "div": 6, "sqrt": 6,
+    "rsqrt": 8, "philox": 12, "expm1": 20, "log1p": 20, "exp2": 12, "log2": 16, "erfc": 30, "remainder": 8,
+}  # fmt: skip
+_MAXIMAL_LEAVES = 14  # stored values that one expression loads
+_MAXIMAL_COST = 400  # instructions of one expression
+_MAXIMAL_ROW = 1 << 16  # elements of a row that several stages of a kernel go over
+_MAXIMAL_OPERANDS = 28
+
+
+@dataclass(eq=False)
+class Group:
+    """A kernel to be: roots that share an iteration space, or one opaque node."""
+
+    roots: list[Node]
+    domain: tuple[int, ...]
+    folded: tuple[int, ...] = ()  # axes of the domain that its Reduce roots fold
+    opaque: bool = False
+    inputs: set[Node] = field(default_factory=set)  # stored values it loads
+
+    @property
+    def order(self) -> int:
+        return max(r.sequence for r in self.roots)
+
+
+def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
+    """The values to store: outputs, folds, operands of opaque kernels, and what is dearer to recompute than to load."""
+    roots: set[Node] = {o for o in outputs if not ew.is_leaf(o)}
+    leaves: dict[Node, frozenset[Node]] = {}  # stored values under a node, as far as seen
+    cost: dict[Node, int] = {}
+    users: dict[Node, list[Node]] = {n: [] for n in order}
+
+    def trivial(node: Node) -> bool:
+        return cost[node] <= 1 or node.size == 1
+
+    def base(node: Node) -> Node:
+        while isinstance(node.primitive, View) and len(node.inputs) == 1:
+            node = node.inputs[0]
+        return node
+
+    def store(node: Node) -> None:
+        if not ew.is_leaf(node) and node.primitive is not ew.constant_primitive:
+            roots.add(node)
+
+    for node in order:
+        primitive = node.primitive
+        for i in node.inputs:
+            users[i].append(node)
+        if ew.is_leaf(node):
+            leaves[node], cost[node] = frozenset((node,)), 0
+            continue
+        if isinstance(primitive, Opaque):
+            for i in node.inputs:
+                store(base(i))
+            roots.add(node)
+        elif isinstance(primitive, ReducePrimitive):
+            roots.add(node)
+        elif isinstance(primitive, Take):
+            if not trivial(base(node.inputs[0])):
+                store(base(node.inputs[0]))
+        elif isinstance(primitive, View) and node.inputs:
+            source = base(node.inputs[0])
+            if node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source):
+                store(source)
+        under: frozenset[Node] = frozenset()
+        price = _COSTLY.get(primitive.name, 1) if isinstance(primitive, Elementwise) else 0
+        for i in node.inputs:
+            under |= frozenset((i,)) if i in roots else leaves[i]
+            price += 0 if i in roots else cost[i]
+        leaves[node], cost[node] = under, price
+        if (len(under) > _MAXIMAL_LEAVES or price > _MAXIMAL_COST) and isinstance(primitive, Elementwise):
+            roots.add(node)
+    _store_shared(order, roots, users, cost)
+    return roots
+
+
+def _store_shared(
+    order: Sequence[Node], roots: set[Node], users: dict[Node, list[Node]], cost: dict[Node, int]
+) -> None:
+    """Add as roots the values that several kernels would recompute from three or more large stored values, or with
+    much arithmetic; recomputing from two costs no more traffic than storing and loading the result."""
+    leaves: dict[Node, frozenset[Node]] = {}
+    reach: dict[Node, frozenset[Node]] = {}
+    for node in reversed(order):
+        found: frozenset[Node] = frozenset()
+        for user in users[node]:
+            found |= frozenset((user,)) if user in roots else reach[user]
+        reach[node] = found
+    for node in order:
+        under: frozenset[Node] = frozenset()
+        for i in node.inputs:
+            under |= frozenset((i,)) if i in roots or ew.is_leaf(i) else leaves[i]
+        leaves[node] = under
+        if node in roots or not isinstance(node.primitive, Elementwise) or len(reach[node]) < 2:
+            continue
+        large = sum(1 for n in under if 2 * n.size >= node.size)
+        if large >= 3 or (cost[node] >= 60 and node.size >= 1024):
+            roots.add(node)
+
+
+def form_groups(order: Sequence[Node], roots: set[Node]) -> list[Group]:
+    """One group a root, with the stored values that it loads, in an order that can run."""
+    groups: list[Group] = []
+    under: dict[Node, frozenset[Node]] = {}
+    for node in order:
+        loads: frozenset[Node] = frozenset()
+        for i in node.inputs:
+            loads |= frozenset((i,)) if i in roots or ew.is_leaf(i) else under[i]
+        under[node] = loads
+        if node not in roots or ew.is_leaf(node):
+            continue
+        if isinstance(node.primitive, Opaque):
+            groups.append(Group([node], node.shape, opaque=True, inputs=set(loads)))
+        elif isinstance(node.primitive, ReducePrimitive):
+            groups.append(Group([node], node.inputs[0].shape, node.params[0], inputs=set(loads)))
+        else:
+            groups.append(Group([node], node.shape, inputs=set(loads)))
+    return groups
+
+
+def _kept(domain: tuple[int, ...], folded: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(s for d, s in enumerate(domain) if d not in folded)
+
+
+def _fits_kept(shape: tuple[int, ...], domain: tuple[int, ...], folded: tuple[int, ...]) -> bool:
+    """Whether a map of this shape can run once for each outer point of a folding kernel."""
+    return shape == _kept(domain, folded) or shape == tuple(
+        1 if d in folded else s for d, s in enumerate(domain)
+    )
+
+
+def _joined(a: Group, b: Group) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """(domain, folded) of the merged kernel, or None where the iteration spaces differ."""
+    if a.opaque or b.opaque:
+        return None
+    if a.folded and b.folded:
+        return (a.domain, a.folded) if a.domain == b.domain and a.folded == b.folded else None
+    folding, mapping = (a, b) if a.folded else (b, a)
+    if not folding.folded:
+        return (a.domain, ()) if a.domain == b.domain else None
+    if all(r.shape == folding.domain or _fits_kept(r.shape, folding.domain, folding.folded) for r in mapping.roots):
+        return folding.domain, folding.folded
+    return None
+
+
+def merge_groups(groups: list[Group], storage: dict[Node, Storage], needed: set[Node]) -> list[Group]:
+    """Join groups that share an iteration space and either feed each other or load the same large values."""
+    maker: dict[Node, Group] = {r: g for g in groups for r in g.roots}
+    # Positions in `groups` are a valid order of execution; a merged group takes the later one's place.
+    i = 0
+    while i < len(groups):
+        b = groups[i]
+        if not b.opaque:
+            for j in range(i - 1, max(-1, i - 60), -1):
+                a = groups[j]
+                if _joined(a, b) is None or not _worth_merging(a, b):
+                    continue
+                between = groups[j + 1 : i]
+                if _path_between(a, b, between, maker):
+                    continue
+                merged = _merge(a, b, storage, needed)
+                if merged is None:
+                    continue
+                for r in merged.roots:
+                    maker[r] = merged
+                # Groups between that need `a` now follow the merged one; they do not lead to b.
+                after = _dependents(a, between, maker, merged)
+                before = [g for g in between if g not in after]
+                groups[j : i + 1] = [*before, merged, *after]
+                i = j + len(before)
+                b = merged
+                break
+            else:
+                i += 1
+                continue
+            continue
+        i += 1
+    return groups
+
+
+def _worth_merging(a: Group, b: Group) -> bool:
+    if len(a.inputs | b.inputs) + len(a.roots) + len(b.roots) > _MAXIMAL_OPERANDS:
+        return False
+    if any(r in b.inputs for r in a.roots):
+        return True
+    threshold = max(math.prod(a.domain), 1)
+    return any(2 * n.size >= threshold for n in a.inputs & b.inputs)
+
+
+def _path_between(a: Group, b: Group, between: Sequence[Group], maker: dict[Node, Group]) -> bool:
+    """Whether b needs a through one of the groups between them."""
+    reached = {a}
+    for g in between:
+        if any(maker.get(n) in reached for n in g.inputs):
+            reached.add(g)
+    reached.discard(a)
+    return any(maker.get(n) in reached for n in b.inputs)
+
+
+def _dependents(a: Group, between: Sequence[Group], maker: dict[Node, Group], merged: Group) -> list[Group]:
+    reached = {a, merged}
+    result = []
+    for g in between:
+        if any(maker.get(n) in reached for n in g.inputs):
+            reached.add(g)
+            result.append(g)
+    return result
+
+
+def _merge(a: Group, b: Group, storage: dict[Node, Storage], needed: set[Node]) -> Group | None:
+    joined = _joined(a, b)
+    assert joined is not None
+    domain, folded = joined
+    roots = [*a.roots, *b.roots]
+    merged = Group(roots, domain, folded, inputs=(a.inputs | b.inputs) - set(roots))
+    if folded and not _rows_fit(merged):
+        return None
+    try:
+        build_nest(merged, storage, set(roots), {})
+    except Misaligned:
+        return None
+    return merged
+
+
+def _rows_fit(group: Group) -> bool:
+    """Whether a folding kernel whose later stages use its folds runs well as rows: the folded axes are the last
+    ones, a row stays in the cache, and there are rows enough for the threads."""
+    reductions = {r for r in group.roots if isinstance(r.primitive, ReducePrimitive)}
+    full = [r for r in group.roots if r.shape == group.domain or r in reductions]
+    chained = any(_uses(r, reductions - {r}, group) for r in full)
+    if not chained:
+        return True
+    rank = len(group.domain)
+    trailing = group.folded == tuple(range(rank - len(group.folded), rank))
+    row = math.prod(group.domain[d] for d in group.folded)
+    rows = math.prod(_kept(group.domain, group.folded))
+    return trailing and row <= _MAXIMAL_ROW and (rows >= 8 or rows * row <= 1 << 14)
+
+
+def _uses(node: Node, targets: set[Node], group: Group) -> bool:
+    """Whether the expression of `node` reaches one of the targets without passing a value stored elsewhere."""
+    stack, seen = list(node.inputs), set()
+    while stack:
+        n = stack.pop()
+        if n in targets:
+            return True
+        if n in seen or n in group.inputs or ew.is_leaf(n):
+            continue
+        seen.add(n)
+        stack.extend(n.inputs)
+    return False
+
+
+def build_nest(
+    group: Group, storage: dict[Node, Storage], stored: set[Node], layouts: dict[Node, Layout]
+) -> tuple[Nest, list[Storage]]:
+    """(the loop-level kernel of a group, the stored values that are its operands).
+
+    `stored`: those of its roots that other kernels or the caller need. Raises Misaligned where roots that depend on
+    each other do not meet at the same points.
+    """
+    own = set(group.roots)
+    emitter = Emitter({n: s for n, s in storage.items() if n not in own})
+    axes = tuple(Axis(f"a{d}", s) for d, s in enumerate(group.domain))
+    everywhere = tuple(Index.of(a) for a in axes)
+    outer = tuple(a for d, a in enumerate(axes) if d not in group.folded)
+    inner = tuple(axes[d] for d in group.folded)
+    kept = tuple(i for d, i in enumerate(everywhere) if d not in group.folded)
+    kept_ones = tuple(Index() if d in group.folded else i for d, i in enumerate(everywhere))
+    stages: list[Stage] = []
+    leading = _loop_order(group, layouts)
+
+    def sort(subset: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        return tuple(axes[d] for d in leading if axes[d] in subset)
+
+    for root in sorted(group.roots, key=lambda r: r.sequence):
+        store_axes: tuple[Axis, ...] = ()
+        if isinstance(root.primitive, ReducePrimitive):
+            stage, expr = emitter.fold(root, kept, inner, sort(inner))
+            stages.append(stage)
+            position = kept
+        else:
+            if root.shape == group.domain:
+                position, store_axes = everywhere, sort(inner)
+            else:
+                position = kept if root.shape == tuple(a.size for a in outer) else kept_ones
+            expr = emitter.compute(root, position)
+        emitter.local[root] = (position, _giver(expr))
+        if root in stored:
+            own_storage = storage[root]
+            offset = flatten(position, own_storage.strides)
+            stages.append(Store(emitter.operand(own_storage), offset, expr, store_axes))
+    operands = tuple((s.dtype, s.size) for s in emitter.operands)
+    return Nest(sort(outer), tuple(stages), operands), emitter.operands
+
+
+def _giver(expr: Expr) -> Callable[[], Expr]:
+    return lambda: expr
+
+
+def _loop_order(group: Group, layouts: dict[Node, Layout]) -> Layout:
+    """Domain axes, outermost first, as the largest value that the kernel goes through lies in memory."""
+    for root in group.roots:
+        if isinstance(root.primitive, ReducePrimitive):
+            layout = layouts.get(root.inputs[0])
+            if layout is not None:
+                return layout
+    for root in group.roots:
+        if root.shape == group.domain and root in layouts:
+            return layouts[root]
+    return row_major(len(group.domain))
+
+
+def layouts_of(order: Sequence[Node], outputs: Sequence[Node]) -> dict[Node, Layout]:
+    """Natural layouts, with row-major outputs."""
+    layouts = natural_layouts(order)
+    for o in outputs:
+        layouts[o] = row_major(len(o.shape))
+    return layouts

@@ -1,0 +1,88 @@
+"""Layout: in which order the dimensions of a stored value lie in memory.
+
+A layout is a permutation of dimensions, outermost first. Programs take and give row-major values; in between,
+convolutions make and want channels-last ones, and what is computed from them element by element follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from firepot.graph.node import Elementwise, Node, Shape
+from firepot.graph.primitives import views
+from firepot.graph.primitives.contract import convolve_primitive
+from firepot.graph.primitives.elementwise import is_leaf
+
+Layout = tuple[int, ...]
+
+
+def row_major(rank: int) -> Layout:
+    return tuple(range(rank))
+
+
+def channels_last(rank: int) -> Layout:
+    """(N, spatial…, C) for a value of logical shape (N, C, spatial…)."""
+    return (0, *range(2, rank), 1)
+
+
+def strides_of(shape: Shape, layout: Layout) -> tuple[int, ...]:
+    """Element strides by logical dimension."""
+    strides = [0] * len(shape)
+    step = 1
+    for d in reversed(layout):
+        strides[d] = step
+        step *= max(shape[d], 1)
+    return tuple(strides)
+
+
+def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
+    """The layout that each node would be computed in most directly."""
+    result: dict[Node, Layout] = {}
+    for node in order:
+        rank = len(node.shape)
+        layout = row_major(rank)
+        primitive = node.primitive
+        if is_leaf(node) or rank < 2:
+            pass
+        elif primitive is convolve_primitive:
+            if node.params[0] != "weight_grad":
+                layout = channels_last(rank)
+        elif isinstance(primitive, Elementwise) or primitive is views.concatenate_primitive:
+            for i in node.inputs:
+                if result[i] != layout and not _is_spread(i):
+                    layout = result[i]
+                    break
+        elif primitive is views.permute_primitive:
+            inverse = views.inverse(node.params[0])
+            layout = tuple(inverse[d] for d in result[node.inputs[0]])
+        elif (
+            primitive in (views.pad_primitive, views.slice_primitive, views.unslice_primitive)
+            or (primitive is views.expand_primitive and len(node.inputs[0].shape) == rank)
+        ):  # fmt: skip
+            layout = result[node.inputs[0]]
+        elif primitive is views.windows_primitive or primitive is views.spread_windows:
+            inner = len(node.params[1])
+            if primitive is views.windows_primitive:
+                outer = result[node.inputs[0]]
+                if outer != row_major(len(outer)):
+                    layout = (0, *range(2, rank), 1)
+            elif result[node.inputs[0]] == (0, *range(2, rank), 1):
+                layout = (0, *range(2, rank), 1)
+            assert inner
+        elif primitive.name in ("sum", "max", "min", "prod") and result[node.inputs[0]] != row_major(
+            len(node.inputs[0].shape)
+        ):
+            axes = node.params[0]
+            kept = [d for d in range(len(node.inputs[0].shape)) if d not in axes]
+            layout = tuple(kept.index(d) for d in result[node.inputs[0]] if d not in axes)
+        result[node] = layout
+    return result
+
+
+def _is_spread(node: Node) -> bool:
+    """Whether the node repeats a smaller value, so that its layout matters little."""
+    while node.primitive in (views.expand_primitive, views.permute_primitive, views.reshape_primitive):
+        if node.primitive is views.expand_primitive:
+            return True
+        node = node.inputs[0]
+    return False

@@ -1,0 +1,194 @@
+"""Lowering of opaque nodes: from a node and its operands' places in memory to a kernel of the generators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from firepot.compiler.emit import Storage
+from firepot.compiler.memory import ALIGNMENT
+from firepot.graph import dtypes
+from firepot.graph.index import Axis, Index, flatten
+from firepot.graph.node import Node, View
+from firepot.graph.primitives.reduce import accumulator
+from firepot.kernels.kernel import Kernel
+
+
+@dataclass(frozen=True)
+class Access:
+    """An operand read through strides: element (i, j, …) lies at offset + Σ index × stride, in elements."""
+
+    storage: Storage
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel and its operands, each a stored value with an offset in bytes."""
+
+    kernel: Kernel
+    operands: tuple[tuple[Storage, int], ...]
+    nodes: tuple[Node, ...]
+
+
+def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:
+    """The stored node that a chain of views looks at."""
+    while node not in storage and isinstance(node.primitive, View) and len(node.inputs) == 1:
+        node = node.inputs[0]
+    return node
+
+
+def access(node: Node, storage: dict[Node, Storage]) -> Access | None:
+    """How to read `node` from a stored value by strides, or None if no strides say it."""
+    axes = [Axis(f"d{d}", s) for d, s in enumerate(node.shape)]
+    position = tuple(Index.of(a) for a in axes)
+    while node not in storage:
+        if not isinstance(node.primitive, View) or len(node.inputs) != 1:
+            return None
+        position, conditions = node.primitive.index(position, node)
+        for index, size in conditions:
+            low, high = index.range
+            if low < 0 or high >= size:
+                return None
+        node = node.inputs[0]
+    stored = storage[node]
+    flat = flatten(position, stored.strides)
+    if not all(isinstance(atom, Axis) for atom, _ in flat.terms):
+        return None
+    if flat.constant * stored.dtype.size % ALIGNMENT:
+        return None
+    return Access(stored, flat.constant, tuple(flat.coefficient(a) for a in axes))
+
+
+class Lowering:
+    """What `Opaque.lower` calls: each method makes the kernels of one primitive and appends them to `steps`."""
+
+    def __init__(self, storage: dict[Node, Storage], processor: Any) -> None:
+        self.storage = storage
+        self.processor = processor
+        self.steps: list[Step] = []
+
+    def lower(self, node: Node) -> None:
+        node.primitive.lower(self, node)  # type: ignore[attr-defined]
+
+    def _access(self, node: Node) -> Access:
+        found = access(node, self.storage)
+        assert found is not None, f"{node} was to be stored"
+        return found
+
+    def _step(self, node: Node, kernel: Kernel, reads: Sequence[Access], out: Storage) -> None:
+        operands = [(a.storage, a.offset * a.storage.dtype.size) for a in reads]
+        self.steps.append(Step(kernel, (*operands, (out, 0)), (node,)))
+
+    def contract(self, node: Node) -> None:
+        from firepot.kernels.llvm import matmul
+        from firepot.kernels.llvm.epilogue import StoreEpilogue
+
+        x, y = (self._access(i) for i in node.inputs)
+        out = self.storage[node]
+        batch, m, n = node.shape
+        description = matmul.Matmul(
+            batch, m, n, node.inputs[0].shape[2], _three(x.strides), _three(y.strides), node.inputs[0].dtype,
+            accumulator(node.dtype),
+        )  # fmt: skip
+        epilogue = StoreEpilogue(2, _three(out.strides), node.dtype)
+        self._step(node, matmul.lower(description, epilogue, self.processor), (x, y), out)
+
+    def convolve(self, node: Node) -> None:
+        from firepot.kernels.llvm import convolution
+        from firepot.kernels.llvm.epilogue import StoreEpilogue
+
+        mode, size, kernel, out_size, stride, padding, dilation, groups = node.params
+        a, b = (self._access(i) for i in node.inputs)
+        if mode == "forward":
+            batch, channels = node.inputs[0].shape[:2]
+            out_channels = node.shape[1]
+        elif mode == "input_grad":
+            batch, out_channels = node.inputs[0].shape[:2]
+            channels = node.shape[1]
+        else:
+            batch, channels = node.inputs[0].shape[:2]
+            out_channels = node.shape[0]
+        out = self.storage[node]
+        description = convolution.Convolution(
+            mode=mode, batch=batch, groups=groups, in_channels=channels, out_channels=out_channels,
+            input_size=_spatial(size, 1), kernel=_spatial(kernel, 1), output_size=_spatial(out_size, 1),
+            stride=_spatial(stride, 1), dilation=_spatial(dilation, 1), padding=_spatial(padding, 0),
+            first_strides=_five(a.strides), second_strides=_five(b.strides), result_strides=_five(out.strides),
+            dtype=node.inputs[0].dtype, accumulate=accumulator(node.dtype),
+        )  # fmt: skip
+        epilogue = StoreEpilogue(2, _five(out.strides), node.dtype)
+        self._step(node, convolution.lower(description, epilogue, self.processor), (a, b), out)
+
+    def attention(self, node: Node) -> None:
+        from firepot.kernels.llvm import attention
+
+        q, k, v, *mask = (self._access(i) for i in node.inputs)
+        kernel = attention.forward(self._attention(node, node.inputs), self.processor)
+        self._step(node, kernel, (q, k, v, *mask), self.storage[node])
+
+    def attention_backward(self, node: Node) -> None:
+        from firepot.kernels.llvm import attention
+
+        q, k, v, forward, gradient, *mask = node.inputs
+        kernel = attention.backward(
+            self._attention(node, (q, k, v, *mask)), self._access(gradient).strides, self.processor
+        )
+        self._step(node, kernel, [self._access(i) for i in node.inputs], self.storage[node])
+
+    def _attention(self, node: Node, inputs: Sequence[Node]) -> Any:
+        from firepot.kernels.llvm import attention
+
+        q, k, v, *mask = inputs
+        scale, causal = node.params
+        b, h, lq, d = q.shape
+        return attention.Attention(
+            batch=b, heads=h, q_length=lq, k_length=k.shape[2], depth=d, v_depth=v.shape[3], scale=scale, causal=causal,
+            q_strides=self._access(q).strides, k_strides=self._access(k).strides, v_strides=self._access(v).strides,
+            mask_strides=self._access(mask[0]).strides if mask else None, dtype=dtypes.float32,
+        )  # fmt: skip
+
+    def scatter(self, node: Node) -> None:
+        from firepot.kernels.llvm import scatter
+
+        x, updates, *indices = (self._access(i) for i in node.inputs)
+        axes, mode = node.params
+        description = scatter.Scatter(
+            shape=node.shape, axes=axes, mode=mode, index_shape=node.inputs[2].shape, dtype=node.dtype,
+            x_strides=x.strides, update_strides=updates.strides, index_strides=tuple(i.strides for i in indices),
+        )  # fmt: skip
+        self._step(node, scatter.lower(description, self.processor), (x, updates, *indices), self.storage[node])
+
+    def argsort(self, node: Node) -> None:
+        from firepot.kernels.llvm import sort
+
+        x = self._access(node.inputs[0])
+        description = sort.ArgSort(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
+        self._step(node, sort.lower(description, self.processor), (x,), self.storage[node])
+
+    def scan(self, node: Node) -> None:
+        from firepot.kernels.llvm import scan
+
+        x = self._access(node.inputs[0])
+        description = scan.Scan(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
+        self._step(node, scan.lower(description, self.processor), (x,), self.storage[node])
+
+
+def _three(strides: Sequence[int]) -> tuple[int, int, int]:
+    a, b, c = strides
+    return a, b, c
+
+
+def _spatial(values: Sequence[int], neutral: int) -> tuple[int, int, int]:
+    """One to three spatial values as (D, H, W)."""
+    padded = (neutral,) * (3 - len(values)) + tuple(values)
+    return padded[0], padded[1], padded[2]
+
+
+def _five(strides: Sequence[int]) -> tuple[int, int, int, int, int]:
+    """Strides of (N, C, spatial…) as (N, C, D, H, W)."""
+    n, c, *spatial = strides
+    d, h, w = _spatial(spatial, 0)
+    return n, c, d, h, w

@@ -1,0 +1,192 @@
+"""From a graph to a Program: kernels in order, operands placed, ready to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from firepot.compiler import debug
+from firepot.compiler.emit import Storage
+from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
+from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
+from firepot.compiler.lower import Lowering, Step, access, stored_under
+from firepot.compiler.memory import Interval, plan
+from firepot.graph.node import Node, Opaque, topological
+from firepot.graph.primitives.contract import convolve_primitive
+from firepot.graph.primitives.elementwise import is_leaf
+from firepot.kernels.llvm import nest as nest_generator
+from firepot.runtime.processor import processor
+
+
+@dataclass
+class Program:
+    """A compiled graph.
+
+    steps:     kernels with their operands, in order
+    arena:     bytes of memory for intermediate values and workspaces
+    places:    for each stored value by number: ('input', i), ('output', i) or ('arena', byte offset)
+    donated:   output number -> input number whose memory the output takes over
+    """
+
+    steps: list[Step]
+    arena: int
+    places: list[tuple[str, int]]
+    workspaces: list[int]
+    outputs: list[tuple[int, Storage | None]]
+    input_count: int
+    guard_step: int
+    donated: dict[int, int] = field(default_factory=dict)
+    compile_seconds: float = 0.0
+
+
+def build(inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int] | None = None) -> Program:
+    """Compile the graph of `outputs` over the placeholders `inputs`.
+
+    Args:
+        donations: output number -> input number. The input's value is not needed after the program, so the output
+            may be written over it where every read comes first.
+    """
+    start = time.perf_counter()
+    order = topological(outputs, is_leaf)
+    debug.show_graph(order, outputs)
+    roots = choose_roots(order, outputs)
+    layouts = layouts_of(order, outputs)
+    storage = _assign_storage(order, roots, inputs, outputs, layouts)
+    groups = merge_groups(form_groups(order, roots), storage, set(outputs))
+    steps = _lower(groups, storage, set(outputs), layouts)
+    program = _place(steps, storage, inputs, outputs, donations or {})
+    program.compile_seconds = time.perf_counter() - start
+    debug.show_schedule(program)
+    return program
+
+
+def _assign_storage(
+    order: Sequence[Node], roots: set[Node], inputs: Sequence[Node], outputs: Sequence[Node],
+    layouts: dict[Node, Layout],
+) -> dict[Node, Storage]:  # fmt: skip
+    """Give every stored value a number and strides; operands that no strides can say are added to the roots."""
+    storage: dict[Node, Storage] = {}
+
+    def add(node: Node) -> None:
+        layout = layouts.get(node, row_major(len(node.shape)))
+        storage[node] = Storage(len(storage), node.dtype, node.size, strides_of(node.shape, layout))
+
+    fixed = set(outputs)
+    for node in order:  # convolutions read and write channels-last
+        if node.primitive is convolve_primitive:
+            for operand in node.inputs[: 2 if node.params[0] == "weight_grad" else 1]:
+                if operand in roots and operand not in fixed and operand.shape[1] >= 8:
+                    layouts[operand] = channels_last(len(operand.shape))
+    for node in inputs:
+        add(node)
+    for node in order:
+        if node in roots and node not in storage:
+            add(node)
+    for node in order:
+        if isinstance(node.primitive, Opaque):
+            for operand in node.inputs:
+                if operand not in storage and access(operand, storage) is None:
+                    roots.add(operand)
+                    layouts[operand] = (
+                        channels_last(len(operand.shape))
+                        if node.primitive is convolve_primitive and layouts[operand] != row_major(len(operand.shape))
+                        else row_major(len(operand.shape))
+                    )
+                    add(operand)
+    return storage
+
+
+def _lower(
+    groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout]
+) -> list[Step]:
+    needed = set(outputs)
+    for g in groups:
+        if g.opaque:
+            needed.update(stored_under(i, storage) for i in g.roots[0].inputs)
+        else:
+            needed |= g.inputs
+    lowering = Lowering(storage, processor())
+    for g in groups:
+        if g.roots[0].size == 0 and all(r.size == 0 for r in g.roots):
+            continue
+        if g.opaque:
+            lowering.lower(g.roots[0])
+            continue
+        stored = {r for r in g.roots if r in needed and r.size}
+        nest, operands = build_nest(g, storage, stored, layouts)
+        debug.show_nest(nest)
+        kernel = nest_generator.lower(nest, processor())
+        lowering.steps.append(Step(kernel, tuple((s, 0) for s in operands), tuple(g.roots)))
+    return lowering.steps
+
+
+def _place(
+    steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
+    donations: dict[int, int],
+) -> Program:  # fmt: skip
+    """Decide where each stored value lives."""
+    by_number = {s.number: s for s in storage.values()}
+    places: list[tuple[str, int]] = [("unused", 0)] * len(storage)
+    for i, node in enumerate(inputs):
+        places[storage[node].number] = ("input", i)
+    program_outputs: list[tuple[int, Storage | None]] = []
+    for i, node in enumerate(outputs):
+        number = storage[node].number
+        kind, where = places[number]
+        if kind == "unused":
+            places[number] = ("output", i)
+            program_outputs.append((i, storage[node]))
+        else:  # an argument returned as it is, or the same result twice
+            program_outputs.append((where if kind == "output" else -1 - where, None))
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for t, step in enumerate(steps):
+        for s, _ in step.operands:
+            first.setdefault(s.number, t)
+            last[s.number] = t
+    donated, guard = _donate(steps, storage, inputs, outputs, donations, places, first, last)
+    inner = [n for n in first if places[n][0] == "unused"]
+    intervals = [Interval(by_number[n].size * by_number[n].dtype.size, first[n], last[n]) for n in inner]
+    with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace]
+    intervals += [Interval(steps[t].kernel.workspace, t, t) for t in with_workspace]
+    offsets, total = plan(intervals)
+    for n, offset in zip(inner, offsets, strict=False):
+        places[n] = ("arena", offset)
+    workspaces = [-1] * len(steps)
+    for t, offset in zip(with_workspace, offsets[len(inner) :], strict=True):
+        workspaces[t] = offset
+    return Program(steps, total, places, workspaces, program_outputs, len(inputs), guard, donated)
+
+
+def _donate(
+    steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
+    donations: dict[int, int], places: list[tuple[str, int]], first: dict[int, int], last: dict[int, int],
+) -> tuple[dict[int, int], int]:  # fmt: skip
+    """(output -> input whose memory it takes, first step that overwrites an input).
+
+    An output may lie over an input if nothing reads the input after the step that writes the output, and that step
+    is a loop nest that reads the input only at the very position it then writes.
+    """
+    donated: dict[int, int] = {}
+    guard = len(steps)
+    for o, i in donations.items():
+        source, target = storage[inputs[i]], storage[outputs[o]]
+        if places[target.number] != ("output", o) or target.strides != source.strides:
+            continue
+        if target.size != source.size or target.dtype is not source.dtype or target.number not in first:
+            continue
+        t = first[target.number]
+        if last.get(source.number, -1) > t:
+            continue
+        if last.get(source.number, -1) == t and not nest_generator.same_positions(
+            steps[t].kernel, _operand(steps[t], source), _operand(steps[t], target)
+        ):
+            continue
+        donated[o] = i
+        guard = min(guard, t)
+    return donated, guard
+
+
+def _operand(step: Step, storage: Storage) -> int:
+    return next(n for n, (s, _) in enumerate(step.operands) if s is storage)

@@ -1,0 +1,713 @@
+"""Tensor: the handle that people hold, rebind and print.
+
+A Tensor points to a Node. Operations make new nodes and new handles; in-place operations point the same handle to
+a new node, so there is no aliasing between tensors: a view never sees a later change of what it was taken from.
+Values are computed when somebody looks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, data, detach, grad_mode, leaf
+from firepot.graph.primitives import elementwise as ew
+from firepot.runtime.buffer import Buffer
+from firepot.transforms.differentiate import gradients
+
+__all__ = ["Device", "Tensor", "backward", "device", "enable_grad", "eval", "inference_mode", "is_grad_enabled",
+           "no_grad", "set_grad_enabled"]  # fmt: skip
+
+_PACKAGE = str(Path(__file__).parent)
+_MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they are computed unasked
+
+
+class Trace(Protocol):
+    """What `fp.jit` sees of the tensors that a function touches while it is captured."""
+
+    def read(self, tensor: Tensor) -> None: ...
+    def created(self, tensor: Tensor) -> None: ...
+    def depend(self, read: Callable[[], Hashable]) -> None: ...
+    def grad_read(self, tensor: Tensor) -> None: ...
+    def grad_written(self, tensor: Tensor) -> None: ...
+    def refuse(self, what: str) -> None: ...
+
+
+class _State:
+    """The one place of the handles' global state."""
+
+    trace: Trace | None = None
+    eager = False
+    epoch = 0  # grows with every change of declared Python state
+
+
+state = _State()
+
+# Nodes without a value that a living Tensor stands for, each with the number of such tensors.
+_pending: dict[Node, int] = {}
+_hooks: WeakKeyDictionary[Node, list[Callable[[Tensor], Tensor | None]]] = WeakKeyDictionary()
+
+
+class Device:
+    """Where a tensor's memory is. Firepot computes on the CPU so far."""
+
+    def __init__(self, type: str | Device = "cpu", index: int | None = None) -> None:
+        name = type.type if isinstance(type, Device) else str(type)
+        self.type, _, number = name.partition(":")
+        if self.type != "cpu":
+            raise RuntimeError(f"device: this build of Firepot computes on 'cpu' only, not on '{name}'")
+        self.index = int(number) if number else index
+
+    def __repr__(self) -> str:
+        return f"device(type='{self.type}')"
+
+    def __str__(self) -> str:
+        return self.type
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return other.partition(":")[0] == self.type
+        return isinstance(other, Device) and other.type == self.type
+
+    def __hash__(self) -> int:
+        return hash(self.type)
+
+
+device = Device
+CPU = Device("cpu")
+
+
+def caller_site() -> str:
+    """'file:line' of the innermost frame outside Firepot: the user's own line."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Tensor:
+    """A multi-dimensional array of one dtype, and its place in the graph.
+
+    Made by `fp.tensor`, `fp.zeros` and their like, not by this constructor. Methods and operators are PyTorch's.
+
+    >>> x = fp.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "_grad", "_value")
+    __array_priority__ = 1000
+    __hash__ = object.__hash__
+
+    _value: Node
+    _grad: Tensor | None
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The operations that firepot.ops.methods attaches."""
+
+    def __init__(self, node: Node) -> None:
+        self._grad = None
+        self._value = node
+        if node.buffer is None:
+            _pending[node] = _pending.get(node, 0) + 1
+        if state.trace is not None:
+            state.trace.created(self)
+        elif state.eager and node.buffer is None:
+            compute([node])
+
+    def __del__(self) -> None:
+        value = getattr(self, "_value", None)
+        if value is not None and value.buffer is None:
+            _forget(value)
+
+    def _point(self, node: Node) -> None:
+        """Stand for another node."""
+        old = self._value
+        if old is node:
+            return
+        self._value = node
+        if node.buffer is None:
+            _pending[node] = _pending.get(node, 0) + 1
+        if old.buffer is None:
+            _forget(old)
+
+    @property
+    def _node(self) -> Node:
+        if state.trace is not None:
+            state.trace.read(self)
+        return self._value
+
+    def _rebind(self, node: Node) -> Tensor:
+        """Change the value in place: stand for `node`, of the same shape and dtype, from now on."""
+        own = self._node
+        if node.shape != own.shape or node.dtype is not own.dtype:
+            raise RuntimeError(
+                f"in-place operation: the result {node.dtype.name}{list(node.shape)} cannot be stored in a tensor "
+                f"of {own.dtype.name}{list(own.shape)}; use the out-of-place form"
+            )
+        if own.requires_grad and self.is_leaf:
+            if grad_mode.enabled:
+                raise RuntimeError(
+                    "a leaf Variable that requires grad is being used in an in-place operation; "
+                    "do it under fp.no_grad()"
+                )
+            node = leaf(detach(node))
+            node.owner = ref(self)
+        self._point(node)
+        if state.eager and state.trace is None and node.buffer is None:
+            compute([node])
+        return self
+
+    # -- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._value.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self._value.dtype
+
+    @property
+    def device(self) -> Device:
+        return CPU
+
+    @property
+    def ndim(self) -> int:
+        return len(self._value.shape)
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._value.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        value = self._value
+        return not value.requires_grad or value.owner is not None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient collected by backward(), or None."""
+        if state.trace is not None:
+            state.trace.grad_read(self)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None and (value.shape != self.shape or value.dtype is not self.dtype):
+            raise RuntimeError(
+                f"assigned grad has {value.dtype.name}{list(value.shape)}, the tensor is "
+                f"{self.dtype.name}{list(self.shape)}"
+            )
+        if state.trace is not None:
+            state.trace.grad_written(self)
+        self._grad = value
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Make this a leaf that collects gradients (or an ordinary tensor again). Floating point only."""
+        value = self._node
+        if requires_grad == value.requires_grad:
+            return self
+        if not requires_grad:
+            if not self.is_leaf:
+                raise RuntimeError("you can only change requires_grad flags of leaf variables; use detach()")
+            self._point(detach(value))
+            return self
+        if value.dtype.kind != "f":
+            raise RuntimeError(f"only Tensors of floating point dtype can require gradients, not {value.dtype.name}")
+        node = leaf(value)
+        node.owner = ref(self)
+        self._point(node)
+        return self
+
+    def detach(self) -> Tensor:
+        """The same value without history."""
+        return wrap(detach(self._node))
+
+    # -- looking at values -------------------------------------------------------------------------------------------
+
+    def _realised(self, what: str) -> Buffer:
+        if state.trace is not None:
+            state.trace.refuse(what)
+        value = self._value
+        if value.buffer is None:
+            compute([value])
+        buffer: Buffer = value.buffer
+        return buffer
+
+    def _array(self, what: str) -> np.ndarray[Any, Any]:
+        """A read-only NumPy view of the value (bfloat16 as its bits)."""
+        buffer = self._realised(what)
+        return buffer.view(self.dtype.numpy, self.shape)
+
+    def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
+        """A NumPy copy of the value. bfloat16, which NumPy lacks, comes as float32."""
+        if self.requires_grad and not force:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        return _to_numpy(self, "numpy()")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def item(self) -> Any:
+        """The value of a tensor of one element, as a Python number."""
+        if self._value.size != 1:
+            raise RuntimeError(
+                f"a Tensor with {self._value.size} elements cannot be converted to Scalar; "
+                f"its shape is {list(self.shape)}"
+            )
+        return _to_numpy(self, "item()").reshape(()).item()
+
+    def tolist(self) -> Any:
+        return _to_numpy(self, "tolist()").tolist()
+
+    def __bool__(self) -> bool:
+        if self._value.size != 1:
+            raise RuntimeError(
+                "Boolean value of Tensor with more than one value is ambiguous; use .any() or .all()"
+                if self._value.size else "Boolean value of Tensor with no values is ambiguous"
+            )
+        return bool(_to_numpy(self, "bool()").reshape(()).item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind == "f" or self._value.size != 1:
+            raise TypeError("only integer tensors of a single element can be converted to an index")
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        if state.trace is not None:
+            return f"Tensor({self.dtype.name}{list(self.shape)}, traced)"
+        return _text(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self._value.size == 1 else str(self)
+
+    # -- exchange ----------------------------------------------------------------------------------------------------
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The value as a DLPack capsule (a copy: a Tensor's memory is never written by others)."""
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        if self.dtype is dtypes.bfloat16:
+            raise BufferError("DLPack export of bfloat16 is not possible through NumPy; convert to float32")
+        return _to_numpy(self, "__dlpack__").__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    # -- differentiation ---------------------------------------------------------------------------------------------
+
+    def backward(
+        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False,
+        inputs: Sequence[Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Add the gradients of this tensor to `.grad` of the leaves it depends on.
+
+        Args:
+            gradient: what to weight the elements with, of this shape; may be left out for one element.
+            retain_graph: keep the history for another backward() (default: as create_graph).
+            create_graph: make the gradients differentiable.
+            inputs: collect in these tensors only.
+        """
+        backward([self], None if gradient is None else [gradient], retain_graph, create_graph, inputs)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> _HookHandle:
+        """Call `hook(gradient)` when this tensor's gradient is complete; what it returns replaces it."""
+        node = self._node
+        if not node.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        key = ref(self) if self.is_leaf else None
+        if key is not None:
+            self.__dict__.setdefault("_leaf_hooks", []).append(hook)
+            return _HookHandle(self.__dict__["_leaf_hooks"], hook)
+        _hooks.setdefault(node, []).append(hook)
+        return _HookHandle(_hooks[node], hook)
+
+    def retain_grad(self) -> None:
+        """Have backward() store this intermediate result's gradient in `.grad` too."""
+        if self.is_leaf:
+            return
+        handle = ref(self)
+
+        def keep(gradient: Tensor) -> None:
+            tensor = handle()
+            if tensor is not None:
+                tensor.grad = gradient.detach()
+
+        self.register_hook(keep)
+
+    # Copies share the value: nodes are immutable.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol; detach() first")
+        copy = type(self).__new__(type(self))
+        memo[id(self)] = copy
+        Tensor.__init__(copy, detach(self._node))
+        if self.requires_grad:
+            Tensor.requires_grad_(copy)
+        if self._grad is not None:
+            copy._grad = self._grad.__deepcopy__(memo)
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        array = np.array(self.detach()._array("pickle"))
+        return _unpickle, (type(self), array, self.dtype.name, self.shape, self.requires_grad)
+
+
+def _unpickle(kind: type[Tensor], array: Any, dtype: str, shape: tuple[int, ...], requires_grad: bool) -> Tensor:
+    node = data(shape, dtypes.by_name(dtype), Buffer.from_numpy(array))
+    tensor = kind.__new__(kind)
+    Tensor.__init__(tensor, node)
+    return tensor.requires_grad_(requires_grad) if requires_grad else tensor
+
+
+class _HookHandle:
+    """Returned by register_hook; `remove()` takes the hook off again."""
+
+    def __init__(self, hooks: list[Any], hook: Any) -> None:
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self) -> None:
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+def _forget(node: Node) -> None:
+    count = _pending.get(node, 0)
+    if count <= 1:
+        _pending.pop(node, None)
+    else:
+        _pending[node] = count - 1
+
+
+def wrap(node: Node) -> Tensor:
+    """A new handle on a node."""
+    return Tensor(node)
+
+
+def node_of(value: Any, dtype: DType | None = None) -> Node:
+    """The node of a tensor, number, array or nested list; Python numbers get PyTorch's default dtypes."""
+    if isinstance(value, Tensor):
+        node = value._node
+        return node if dtype is None else ew.cast(node, dtype)
+    if isinstance(value, (bool, int, float)):
+        if dtype is None:
+            dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
+        return ew.constant(value, dtype or default_dtype())
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        value = [v.detach().numpy() if isinstance(v, Tensor) else v for v in value]
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise TypeError(f"a tensor cannot be made of {type(value).__name__} with ragged or non-numeric elements")
+    if dtype is None:
+        dtype = dtypes.from_numpy(array.dtype)
+        if not isinstance(value, (np.ndarray, np.generic)) and dtype is dtypes.float64:
+            dtype = default_dtype()
+    if dtype is dtypes.bfloat16:
+        node = data(array.shape, dtypes.float32, Buffer.from_numpy(array.astype(np.float32)))
+        return ew.cast(node, dtype)
+    return data(array.shape, dtype, Buffer.from_numpy(array.astype(dtype.numpy)))
+
+
+class _Default:
+    dtype = dtypes.float32
+
+
+def default_dtype() -> DType:
+    """The dtype that Python floats get."""
+    return _Default.dtype
+
+
+def set_default_dtype(dtype: DType) -> None:
+    if not dtype.is_floating_point:
+        raise TypeError(f"set_default_dtype: only floating-point dtypes are supported, not {dtype.name}")
+    _Default.dtype = dtype
+    state_changed()
+
+
+def _to_numpy(tensor: Tensor, what: str) -> np.ndarray[Any, Any]:
+    array = np.array(tensor._array(what))
+    if tensor.dtype is dtypes.bfloat16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def _text(tensor: Tensor) -> str:
+    array = _to_numpy(tensor, "print")
+    with np.errstate(all="ignore"):
+        body = np.array2string(
+            array, separator=", ", prefix="tensor(", precision=4, threshold=1000, edgeitems=3, floatmode="maxprec_equal",
+            suppress_small=bool(array.size) and array.dtype.kind == "f" and bool(np.nanmax(np.abs(array), initial=0) < 1e5),
+        )  # fmt: skip
+    if array.dtype.kind == "f" and array.size and np.all(array == np.round(array)) and np.abs(array).max() < 1e8:
+        body = np.array2string(array, separator=", ", prefix="tensor(", precision=0, floatmode="fixed")
+    notes = []
+    if array.size == 0 and array.ndim != 1:
+        notes.append(f"size={tuple(tensor.shape)}")
+    if tensor.dtype not in (default_dtype(), dtypes.int64, dtypes.bool_) or (array.size == 0 and tensor.dtype is dtypes.int64):
+        notes.append(f"dtype={tensor.dtype!r}")
+    if tensor.requires_grad:
+        if tensor.is_leaf:
+            notes.append("requires_grad=True")
+        else:
+            notes.append(f"grad_fn=<{tensor._value.primitive.name.title().replace('_', '')}Backward>")
+    return f"tensor({', '.join([body, *notes])})"
+
+
+# -- computing -------------------------------------------------------------------------------------------------------
+
+
+def compute(nodes: Iterable[Node]) -> None:
+    """Give every node its value, in one program."""
+    from firepot.compiler.driver import evaluate
+
+    wanted = [n for n in nodes if n.buffer is None]
+    if wanted:
+        evaluate(wanted)
+        for n in wanted:
+            _pending.pop(n, None)
+
+
+def eval(*tensors: Any) -> None:
+    """Compute tensors (or lists, tuples and dicts of them) now, all in one program.
+
+    >>> y = fp.exp(x)
+    >>> fp.eval(y)
+    """
+    if state.trace is not None:
+        state.trace.refuse("fp.eval")
+    compute([t._value for t in _flatten(tensors)])
+
+
+def _flatten(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for v in value.values():
+            yield from _flatten(v)
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _flatten(v)
+
+
+def commit(tensors: Iterable[Tensor]) -> None:
+    """End a step: compute these tensors and every other live pending one in one program.
+
+    What is left pending would hold on to the old parameters and be computed again later. Does nothing while jit
+    captures the step.
+    """
+    if state.trace is not None:
+        return
+    nodes = dict.fromkeys(t._value for t in tensors)
+    nodes.update(dict.fromkeys(_pending))
+    compute(nodes)
+
+
+# -- Python state that captured functions depend on ------------------------------------------------------------------
+
+
+def depend_on(read: Callable[[], Hashable]) -> None:
+    """Declare that the running code depends on what `read()` returns; a captured function is captured anew when
+    that changes. Costs nothing outside a capture."""
+    if state.trace is not None:
+        state.trace.depend(read)
+
+
+def state_changed() -> None:
+    """Tell that state declared by `depend_on` may have changed."""
+    state.epoch += 1
+
+
+@contextmanager
+def outside_trace() -> Iterator[None]:
+    """Suspend a capture: what is made inside exists before the captured function starts, as lasting state."""
+    trace, state.trace = state.trace, None
+    try:
+        yield
+    finally:
+        state.trace = trace
+
+
+# -- gradients -------------------------------------------------------------------------------------------------------
+
+
+def backward(
+    tensors: Sequence[Tensor], grad_tensors: Sequence[Tensor | None] | None = None, retain_graph: bool | None = None,
+    create_graph: bool = False, inputs: Sequence[Tensor] | None = None,
+) -> None:  # fmt: skip
+    """torch.autograd.backward: add the gradients of Σ tensors · grad_tensors to the leaves' `.grad`."""
+    found = _gradients("backward", tensors, grad_tensors, create_graph, inputs)
+    for node, g in found.items():
+        owner = node.owner() if node.owner is not None else None
+        if owner is None and inputs is not None:
+            owner = next((t for t in inputs if t._value is node), None)
+        if owner is None:
+            continue
+        known = owner.grad
+        if known is None:
+            owner.grad = wrap(g)
+        else:
+            known._point(ew.add(known._node, g) if create_graph else detach(ew.add(detach(known._node), g)))
+    if not (create_graph if retain_graph is None else retain_graph):
+        for t in tensors:
+            _spend(t._value)
+
+
+def _spend(node: Node) -> None:
+    """Let the history go once the value is known, as torch does after backward() without retain_graph."""
+    node.spent = True
+    if node.buffer is not None:
+        node.realise(node.buffer)
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None, retain_graph: bool | None = None,
+    create_graph: bool = False, allow_unused: bool | None = None, materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """torch.autograd.grad: gradients of Σ outputs · grad_outputs with respect to `inputs`, as a tuple.
+
+    Raises: RuntimeError where an input is not used, unless allow_unused (None then) or materialize_grads (zeros).
+    """
+    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    weights = [grad_outputs] if isinstance(grad_outputs, Tensor) else grad_outputs
+    for i in ins:
+        if not i.requires_grad:
+            raise RuntimeError("grad: one of the input tensors does not require grad")
+    found = _gradients("grad", outs, weights, create_graph, ins)
+    result: list[Tensor | None] = []
+    for i in ins:
+        g = found.get(i._node)
+        if g is None and materialize_grads:
+            g = ew.like(i._node, 0)
+        if g is None and not allow_unused:
+            raise RuntimeError(
+                "grad: one of the differentiated Tensors appears to not have been used in the graph; "
+                "set allow_unused=True if this is the desired behavior"
+            )
+        result.append(None if g is None else wrap(g))
+    return tuple(result)
+
+
+def _gradients(
+    what: str, tensors: Sequence[Tensor], weights: Sequence[Tensor | None] | None, create_graph: bool,
+    inputs: Sequence[Tensor] | None,
+) -> dict[Node, Node]:  # fmt: skip
+    cotangents: dict[Node, Node] = {}
+    weights = weights or [None] * len(tensors)
+    for t, w in zip(tensors, weights, strict=True):
+        node = t._node
+        if not node.requires_grad:
+            raise RuntimeError(
+                f"{what}: the tensor does not require grad and does not have a grad_fn; no input of it was made with "
+                "requires_grad=True, or it was computed under no_grad"
+            )
+        if w is None:
+            if node.size != 1:
+                raise RuntimeError(
+                    f"{what}: grad can be implicitly created only for scalar outputs, not for shape {list(node.shape)}; "
+                    "give gradient= or reduce with .sum() or .mean()"
+                )
+            g = ew.like(node, 1)
+        else:
+            g = w._node
+            if g.shape != node.shape:
+                raise RuntimeError(f"{what}: gradient has shape {list(g.shape)}, the tensor {list(node.shape)}")
+        cotangents[node] = ew.add(cotangents[node], g) if node in cotangents else g
+    wrt = None if inputs is None else [i._node for i in inputs]
+    return gradients(cotangents, wrt, create_graph, _run_hooks)
+
+
+def _run_hooks(node: Node, g: Node) -> Node:
+    owner = node.owner() if node.owner is not None else None
+    hooks = owner.__dict__.get("_leaf_hooks", ()) if owner is not None else _hooks.get(node, ())
+    for hook in list(hooks):
+        replaced = hook(wrap(g))
+        if replaced is not None:
+            g = replaced._node
+    return g
+
+
+class _GradSwitch:
+    """A context manager and decorator that sets grad mode."""
+
+    def __init__(self, mode: bool) -> None:
+        self._mode = mode
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(grad_mode.enabled)
+        grad_mode.enabled = self._mode
+
+    def __exit__(self, *exception: object) -> None:
+        grad_mode.enabled = self._before.pop()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        import functools
+
+        mode = self._mode
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with _GradSwitch(mode):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+def no_grad(function: Callable[..., Any] | None = None) -> Any:
+    """Record no history inside: `with fp.no_grad(): …` or as a decorator."""
+    return _GradSwitch(False) if function is None else _GradSwitch(False)(function)
+
+
+inference_mode = no_grad
+
+
+def enable_grad(function: Callable[..., Any] | None = None) -> Any:
+    """Record history inside a no_grad region."""
+    return _GradSwitch(True) if function is None else _GradSwitch(True)(function)
+
+
+class set_grad_enabled(_GradSwitch):  # noqa: N801 - the name is PyTorch's
+    """Set grad mode, at once or for a `with` block."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__(mode)
+        self._before.append(grad_mode.enabled)
+        grad_mode.enabled = mode
+
+    def __enter__(self) -> None:
+        pass
+
+
+def is_grad_enabled() -> bool:
+    return grad_mode.enabled

@@ -1,0 +1,74 @@
+"""Reverse-mode differentiation: from a graph to the graph of its gradients, out of the same primitives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from firepot.graph.node import Node, grad_mode, topological, variable
+from firepot.graph.primitives import elementwise as ew
+
+Hook = Callable[[Node, Node], Node]
+
+
+def _no_hook(node: Node, gradient: Node) -> Node:
+    return gradient
+
+
+def _is_boundary(node: Node) -> bool:
+    return not node.requires_grad or node.primitive is variable
+
+
+def gradients(
+    cotangents: Mapping[Node, Node],
+    wrt: Sequence[Node] | None = None,
+    create_graph: bool = False,
+    hook: Hook = _no_hook,
+) -> dict[Node, Node]:
+    """Gradients of Σ ⟨output, cotangent⟩ with respect to `wrt` (default: every leaf reached).
+
+    Args:
+        cotangents: for each output node, a node of its shape and dtype.
+        wrt: the nodes whose gradients are wanted; they may be leaves or intermediate results.
+        create_graph: whether the gradients can themselves be differentiated.
+        hook: called with a node and its complete gradient; what it returns is passed on.
+
+    Returns: node -> gradient, for those of `wrt` that the outputs depend on.
+    Raises: RuntimeError where the history has been let go by an earlier backward().
+    """
+    order = topological(cotangents, _is_boundary)
+    wanted = set(wrt) if wrt is not None else {n for n in order if n.primitive is variable}
+    on_path: set[Node] = set()
+    for node in order:
+        if node in wanted or (not _is_boundary(node) and any(i in on_path for i in node.inputs)):
+            on_path.add(node)
+    total: dict[Node, Node] = {n: g for n, g in cotangents.items() if n in on_path}
+    result: dict[Node, Node] = {}
+    before = grad_mode.enabled
+    grad_mode.enabled = create_graph
+    try:
+        for node in reversed(order):
+            g = total.pop(node, None)
+            if g is None:
+                continue
+            g = hook(node, g)
+            if node in wanted:
+                result[node] = g
+            if _is_boundary(node):
+                continue
+            if not node.inputs:
+                raise RuntimeError(
+                    f"backward: the history of {node} was let go by an earlier backward(); "
+                    "call the earlier one with retain_graph=True to go through it again"
+                )
+            if not any(i in on_path for i in node.inputs):
+                continue
+            for i, gi in zip(node.inputs, node.primitive.vjp(g, node), strict=True):
+                if gi is None or i not in on_path:
+                    continue
+                assert gi.shape == i.shape, f"{node} gave {gi} as the gradient of {i}"
+                gi = ew.cast(gi, i.dtype)
+                known = total.get(i)
+                total[i] = gi if known is None else ew.add(known, gi)
+    finally:
+        grad_mode.enabled = before
+    return result
