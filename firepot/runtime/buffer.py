@@ -1,13 +1,14 @@
 """Memory of tensors: aligned bytes from an allocator that keeps freed blocks for the next step.
 
     buffer = Buffer.empty(4096)
-    buffer.address                                   # what kernels get
-    buffer.view(np.dtype("float32"), (32, 32))       # a NumPy array on the same bytes, which keeps the buffer alive
+    buffer.address                                # what kernels get
+    buffer.view(np.dtype("float32"), (32, 32))    # a NumPy array on the same bytes; it keeps the buffer alive
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import math
 import mmap
@@ -27,8 +28,8 @@ class Allocator:
     """Blocks of memory by size class, reused as soon as their buffer dies.
 
     Sizes are rounded up to a quarter of a power of two (at most a quarter is wasted; pages never touched cost
-    nothing). Freed blocks wait in a free list of their class; when more than `cache_limit` bytes wait, the large
-    ones go back to the system. Blocks up to 128 KB are cut from 1 MB slabs, which stay.
+    nothing). Freed blocks wait in a free list of their class; when more than `cache_limit` bytes wait, the
+    large ones go back to the system. Blocks up to 128 KB are cut from 1 MB slabs, which stay.
 
     current_bytes, peak_bytes: what live buffers occupy, and the most they did since `reset_peak`.
     """
@@ -103,7 +104,7 @@ class Allocator:
             self._trim(self.cache_limit // 2)
 
     def _trim(self, limit: int) -> None:
-        """Unmap free large blocks, the largest first, until at most `limit` bytes wait (or only small ones do)."""
+        """Unmap free large blocks, the largest first, until at most `limit` bytes wait."""
         for size in sorted(self._free, reverse=True):
             free = self._free[size]
             while free and size > _SMALL and self._cached > limit:
@@ -130,13 +131,12 @@ class Allocator:
         except (OSError, MemoryError, ValueError, OverflowError):
             raise MemoryError(
                 f"no memory for a buffer of {_readable(asked)}: live buffers hold {_readable(self._current)}, "
-                f"the most so far was {_readable(self._peak)}. A smaller batch, or fp.checkpoint around parts of "
-                "the model, needs less."
+                f"the most so far was {_readable(self._peak)}. Smaller batches, or fp.checkpoint, need less."
             ) from None
 
 
 def size_class(nbytes: int) -> int:
-    """`nbytes` rounded up to a multiple of a quarter of its power of two, and of 64 bytes (a page if large)."""
+    """`nbytes` rounded up to a quarter of its power of two, and to 64 bytes (large ones to a page)."""
     if nbytes <= ALIGNMENT:
         return ALIGNMENT
     quarter = 1 << max(6, (nbytes - 1).bit_length() - 3)
@@ -146,7 +146,10 @@ def size_class(nbytes: int) -> int:
 
 
 class _Mapping:
-    """Anonymous private memory, page-aligned (2 MB-aligned if that large), zero until written. Unmapped when it dies."""
+    """Anonymous private memory, aligned to a page (2 MB if that large), zero until written.
+
+    Unmapped when the object dies.
+    """
 
     __slots__ = ("_anchor", "_memory", "address")
 
@@ -163,10 +166,8 @@ class _Mapping:
         if huge:
             self.address = (self.address + _HUGE - 1) // _HUGE * _HUGE
             if hasattr(mmap, "MADV_HUGEPAGE"):
-                try:
+                with contextlib.suppress(OSError):  # a system built without huge pages
                     self._memory.madvise(mmap.MADV_HUGEPAGE)
-                except OSError:
-                    pass  # a kernel built without huge pages
 
 
 class _Block:
@@ -179,6 +180,13 @@ class _Block:
 
 
 _allocator = Allocator()
+if hasattr(os, "register_at_fork"):
+    # A child must not inherit the lock from a thread that it does not have.
+    os.register_at_fork(
+        before=_allocator._lock.acquire,
+        after_in_parent=_allocator._lock.release,
+        after_in_child=_allocator._lock.release,
+    )
 
 
 def allocator() -> Allocator:
@@ -217,8 +225,8 @@ class Buffer:
     def from_numpy(cls, array: np.ndarray[Any, Any], copy: bool = True) -> Buffer:
         """The elements of `array` in row-major order.
 
-        With copy=False the array's own memory is adopted where it is contiguous and 64-byte aligned (and the array
-        kept alive); else it is copied all the same.
+        With copy=False the array's own memory is adopted where it is contiguous and 64-byte aligned (and the
+        array kept alive); else it is copied all the same.
         """
         if not copy and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0 and array.nbytes:
             return cls(array.ctypes.data, array.nbytes, None, array)
@@ -234,7 +242,8 @@ class Buffer:
         needed = dtype.itemsize * math.prod(shape)
         if needed > self.nbytes:
             raise ValueError(
-                f"a buffer of {self.nbytes} bytes cannot be viewed as {dtype} of shape {shape}, which takes {needed}"
+                f"a buffer of {self.nbytes} bytes cannot be viewed as {dtype} of shape {shape}, "
+                f"which takes {needed} bytes"
             )
         return np.asarray(_ArrayInterface(self, dtype, shape))
 

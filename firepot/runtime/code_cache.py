@@ -1,8 +1,9 @@
 """Object code on disk, so that a second process compiles nothing.
 
-One file an entry: a digest of the contents, then the contents. Files are written aside and renamed, so any number
-of processes may share a folder; an entry that does not match its digest is deleted and compiled again. A folder that
-cannot be written (read-only, full) is told once and then left alone: the cache only ever saves time.
+One file an entry: a digest of the contents, then the contents. Files are written aside and renamed, so any
+number of processes may share a folder; an entry that does not match its digest is deleted and compiled again.
+A folder that cannot be written (read-only, full) is told once and then left alone: the cache only ever saves
+time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 _DIGEST_BYTES = 16
 _SUFFIX = ".code"
-_TOUCH_AFTER = 3600.0  # seconds: a younger entry is not marked as used again, which saves a system call a kernel
+_TOUCH_AFTER = 3600.0  # seconds; marking only entries used longer ago saves a system call a kernel
 
 
 def default_folder() -> Path:
@@ -33,7 +34,7 @@ class CodeCache:
     """A folder of object code, bounded in size; what was not used for longest goes first.
 
     folder: where entries lie; made at the first write
-    limit:  bytes that the folder may hold (checked every `_CHECK_EVERY` writes, so slightly exceeded at times)
+    limit:  bytes that the folder may hold (looked at only now and then, so slightly exceeded at times)
     """
 
     _CHECK_EVERY = 64
@@ -64,7 +65,7 @@ class CodeCache:
         return contents
 
     def store(self, name: str, contents: bytes) -> None:
-        """Keep `contents` under `name`. Warns once, and never again writes, where the folder cannot be written."""
+        """Keep `contents` under `name`. Where that fails, warns and does not try again."""
         if not self._writable:
             return
         path = self._path(name)
@@ -82,8 +83,8 @@ class CodeCache:
         except OSError as error:
             self._writable = False
             warnings.warn(
-                f"compiled code cannot be kept in {self.folder} ({error.strerror or error}); each process will "
-                "compile anew. Set FIREPOT_CACHE_DIR to a folder that can be written.",
+                f"compiled code cannot be kept in {self.folder} ({error.strerror or error}); each process "
+                "will compile anew. Set FIREPOT_CACHE_DIR to a folder that can be written.",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -1,10 +1,10 @@
 """LLVM text in, native object code out.
 
-This file is also the program of the compile workers (`python object_code.py`), which the engine starts when many
-kernels are missing: LLVM does not compile in parallel threads of one process. So it imports nothing of Firepot.
-A worker reads requests from its standard input and answers on its standard output; both are frames of a 4-byte
-status and an 8-byte length followed by that many bytes. A request is the pickled arguments of `compile_module`; an
-answer is object code with status 0, or the text of an error with status 1.
+This file is also the program of the compile workers (`python object_code.py`), which the engine starts when
+many kernels are missing: LLVM does not compile in parallel threads of one process. So it imports nothing of
+Firepot. A worker reads requests from its standard input and answers on its standard output; both are frames
+of a 4-byte status and an 8-byte length followed by that many bytes. A request is the pickled arguments of
+`compile_module`; an answer is object code with status 0, or the text of an error with status 1.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def optimise(text: str, names: dict[str, str], triple: str, cpu: str, features: 
     """Parse, verify and optimise a module, keeping only the functions of `names`, under their new names.
 
     All other definitions become internal, so that objects of equal inner names can be linked together. The
-    pipeline is LLVM's O2 without its vectorisers, and unrolls only the loops marked for it: kernels are written
-    as explicit vector code by generators which know better.
+    pipeline is LLVM's O2 without its vectorisers, and unrolls only the loops marked for it: kernels are
+    written as explicit vector code by generators which know better.
     """
     import llvmlite.binding as llvm
 

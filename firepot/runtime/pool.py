@@ -1,7 +1,7 @@
 """The threads that run programs, and the lock that lets one program run at a time.
 
-The native side is `walker.py`. The pool is built when first used, rebuilt when the number of threads changes, and
-taken down before a fork (a forked child has no threads but its own, and builds its pool anew).
+The native side is `walker.py`. The pool is built when first used, rebuilt when the number of threads changes,
+and taken down before a fork (a forked child has no threads but its own, and builds its pool anew).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from firepot.runtime import engine, walker
 from firepot.runtime.buffer import Buffer
 from firepot.runtime.processor import usable_cores
 
-# Waiting threads spin this long before they sleep. Waking a sleeper costs 5 to 50 microseconds, so that is what
-# spinning may cost; with more threads than cores the one waited for probably cannot run before the spinner sleeps.
+# Waiting threads spin this long before they sleep. Waking a sleeper costs 5 to 50 microseconds, so that is
+# what spinning may cost; with more threads than cores the one waited for probably cannot run before the
+# spinner sleeps.
 _SPIN_SECONDS = 50e-6
 _SPIN_SECONDS_CROWDED = 1e-6
 
 # Offsets in the native pool (see `walker.py`).
 _THREADS, _SCRATCH, _SCRATCH_STRIDE, _SPINS = 4, 24, 32, 512
 
-# Held while a program runs. Reentrant: a signal handler may run a program of its own between two bytecodes of a call.
+# Held while a program runs. Reentrant: a signal handler may run a program of its own in the middle of a call.
 lock = threading.RLock()
 
 
@@ -145,7 +146,8 @@ class ThreadPool:
                     self.close()
                     raise RuntimeError(
                         f"the system let only {len(self._handles) + 1} of {self.threads} threads start "
-                        f"({os.strerror(status)}). Set FIREPOT_NUM_THREADS or call fp.set_num_threads with less."
+                        f"({os.strerror(status)}). Set FIREPOT_NUM_THREADS, or call fp.set_num_threads, "
+                        "with less."
                     )
                 self._handles.append(handle)
         finally:
@@ -205,15 +207,6 @@ def _before_fork() -> None:
     _close_pool()
 
 
-def _after_fork_in_parent() -> None:
-    lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global lock
-    lock = threading.RLock()
-
-
 @atexit.register
 def _at_exit() -> None:
     # If another thread is in the middle of a program, it ends with the process.
@@ -225,6 +218,4 @@ def _at_exit() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=lock.release, after_in_child=lock.release)

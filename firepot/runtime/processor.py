@@ -15,7 +15,7 @@ from pathlib import Path
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
 
-# Taken where the system tells nothing: small enough to be right or cautious on any machine of the last decade.
+# Taken where the system tells nothing: right or cautious on any machine of the last decade.
 _DEFAULT_CACHES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
 
 
@@ -72,7 +72,7 @@ def processor() -> Processor:
 
 
 def usable_cores() -> int:
-    """Physical cores among the CPUs this process may run on, cut to the container's CPU quota where one is set."""
+    """Physical cores that this process may use, by its affinity and its container's CPU quota."""
     cpus = _allowed_cpus()
     cores = {_core_of(cpu) for cpu in cpus}
     count = len(cores)
@@ -100,8 +100,8 @@ def _vector_unit(features: dict[str, bool]) -> tuple[int, int]:
 def _feature_string(features: dict[str, bool]) -> str:
     """LLVM's feature string of the host.
 
-    On several Intel processors LLVM prefers 256-bit vectors and would split our 512-bit ones in two; kernels are
-    written in the width they want, so that preference is switched off.
+    On several Intel processors LLVM prefers 256-bit vectors and would split our 512-bit ones in two; kernels
+    are written in the width they want, so that preference is switched off.
     """
     chosen = dict(features)
     if chosen.get("avx512f"):

@@ -10,8 +10,9 @@
     )
     error = program.run([input.address, output.address])
 
-An operand is a base and a byte offset. Bases are the arena and the addresses given to each `run`, in order from
-`FIRST` on; a `Buffer` as base is a constant of the program. Operand pointers are computed natively at each run.
+An operand is a base and a byte offset. Bases are the arena and the addresses given to each `run`, in order
+from `FIRST` on; a `Buffer` as base is a constant of the program. Operand pointers are computed natively at
+each run.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Step:
     """One kernel of a program.
 
     operands:    in the order of the kernel's description, the workspace last where there is one
-    guard:       do not start if an earlier kernel recorded an error, and end the run: for kernels that overwrite
-                 state in place
-    independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier before
+    guard:       do not start if an earlier kernel recorded an error, and end the run: for kernels that
+                 overwrite state in place
+    independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier
+                 before
     """
 
     kernel: Kernel
@@ -61,7 +63,7 @@ class Error(NamedTuple):
 
 
 class Arena:
-    """Memory for the intermediates of programs, shared among all that run on one device: they run one at a time.
+    """Memory for intermediates, shared among all programs of a device: they run one at a time.
 
     Grows when a program needs more; contents live during one run only.
     """
@@ -103,7 +105,7 @@ class Executable:
     bases:       how many addresses `run` takes
     arena_bytes: memory for intermediates
 
-    Raises CompileError (kernel text that LLVM refuses), ValueError (an operand of a base that does not exist).
+    Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class Executable:
     def run(self, addresses: Sequence[int]) -> Error | None:
         """Run the program on the given addresses. Returns what a kernel recorded as wrong, or None.
 
-        Blocks until it has ended, without the interpreter lock; programs of several Python threads take turns.
+        Blocks until it has ended, without the interpreter lock; several Python threads take turns.
         Raises MemoryError where the arena cannot grow.
         """
         call = self._call_block(addresses)
@@ -155,7 +157,7 @@ class Executable:
         return seconds
 
     def _call_block(self, addresses: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
-        """Error record, zero, arena (filled in later), addresses. One a call, so that calls do not share an error."""
+        """Error record, zero, arena (filled in later), addresses: one block a call, so none is shared."""
         if len(addresses) != self.bases:
             raise ValueError(f"the program takes {self.bases} addresses, got {len(addresses)}")
         # Packing first is four times as fast as filling a ctypes array item by item.
@@ -192,14 +194,18 @@ class Executable:
         native = bytearray(operands_at)
         address = memory.address
         struct.pack_into(
-            "=5q", native, 0, address + records_at, len(records), address + slots_at, len(slots), address + operands_at
+            "=5q",
+            native,
+            0,
+            *(address + records_at, len(records)),
+            *(address + slots_at, len(slots)),
+            address + operands_at,
         )
         for number, (function, first_slot, flags) in enumerate(records):
             operands = address + operands_at + 8 * first_slot
             span = _span_length(records, number)
-            struct.pack_into(
-                "=qqiiq", native, records_at + number * walker.RECORD_BYTES, function, operands, flags, span, 0
-            )
+            at = records_at + number * walker.RECORD_BYTES
+            struct.pack_into("=qqiiq", native, at, function, operands, flags, span, 0)
         for number, slot in enumerate(slots):
             struct.pack_into("=qq", native, slots_at + number * walker.SLOT_BYTES, *slot)
         ctypes.memmove(address, bytes(native), len(native))
@@ -211,8 +217,8 @@ class Executable:
             return walker.ABSOLUTE_BASE, base.address + operand.offset
         if not ARENA <= base < FIRST + self.bases:
             raise ValueError(
-                f"kernel {step.kernel.label}: base {base} of an operand does not exist; the program has the arena "
-                f"({ARENA}) and {self.bases} addresses ({FIRST} to {FIRST + self.bases - 1})"
+                f"kernel {step.kernel.label}: base {base} of an operand does not exist; the program has the "
+                f"arena ({ARENA}) and {self.bases} addresses ({FIRST} to {FIRST + self.bases - 1})"
             )
         return base, operand.offset
 

@@ -1,13 +1,15 @@
 """The native code of the thread pool, as LLVM text: how threads wait for each other and walk a program.
 
-Thread 0 is the caller. It walks the program's records: a serial record it runs by itself; a span of parallel ones it
-publishes to the workers, runs its own share of and, before the next record that depends on them, waits until every
-worker has arrived. So all decisions are taken in one place (what comes next, whether an error ends the run), a serial
-kernel costs the workers nothing, and a program without parallel records does not wake them.
+Thread 0 is the caller. It walks the program's records: a serial record it runs by itself; a span of parallel
+ones it publishes to the workers, runs its own share of and, before the next record that depends on them,
+waits until every worker has arrived. So all decisions are taken in one place (what comes next, whether an
+error ends the run), a serial kernel costs the workers nothing, and a program without parallel records does
+not wake them.
 
-Whoever waits spins with the processor's pause hint for a while, then sleeps in the operating system, so that a
-machine with fewer free cores than threads does not crawl. No wake-up is lost: a sleeper announces itself before it
-reads the word again, and the word is changed before the announcements are read, all sequentially consistent.
+Whoever waits spins with the processor's pause hint for a while, then sleeps in the operating system, so that
+a machine with fewer free cores than threads does not crawl. No wake-up is lost: a sleeper announces itself
+before it reads the word again, and the word is changed before the announcements are read, all sequentially
+consistent.
 """
 
 from __future__ import annotations
@@ -30,15 +32,17 @@ ARENA_BASE = 1
 FIRST_FREE_BASE = 2
 
 _TYPES = """
-; What threads meet on; words that different threads write are 128 bytes apart (processors fetch lines in pairs).
-;  0 epoch: changed to let the workers go      1 threads        2 first record of the span   3 records in the span
-;  4 scratch of thread 0                       5 scratch bytes of a thread                   6 error record
-;  8 arrived: workers that ended the span     10 workers asleep on epoch
-; 12 thread 0 asleep on arrived               14 spins before sleep                         15 workers shall end
-%pool = type { i32, i32, ptr, i64, ptr, i64, ptr, [80 x i8], i32, [124 x i8], i32, [124 x i8], i32, [124 x i8],
-               i32, i32 }
+; What threads meet on; words that different threads write are 128 bytes apart (processors fetch lines in
+; pairs).
+;  0 epoch: changed to let the workers go       1 threads
+;  2 first record of the span                    3 records in the span
+;  4 scratch of thread 0                         5 scratch bytes of a thread        6 error record
+;  8 arrived: workers that ended the span       10 workers asleep on epoch        12 thread 0 asleep on it
+; 14 spins before sleep                         15 workers shall end
+%pool = type { i32, i32, ptr, i64, ptr, i64, ptr, [80 x i8],
+               i32, [124 x i8], i32, [124 x i8], i32, [124 x i8], i32, i32 }
 
-; 0 function, 1 operand pointers, 2 flags, 3 number of parallel records from here that need no join between them
+; 0 function, 1 operand pointers, 2 flags, 3 length of the span: parallel records from here without a join
 %record = type { ptr, ptr, i32, i32, i64 }
 
 ; An operand pointer is bases[base] + offset.
@@ -139,7 +143,8 @@ changed:
   ret i32 %seen
 }
 
-; Wakes those who sleep on the word, if any do. The word must have been changed before, sequentially consistent.
+; Wakes those who sleep on the word, if any do. The word must have been changed before, sequentially
+; consistent.
 define internal void @wake(ptr %word, ptr %sleepers) {
   %count = load atomic i32, ptr %sleepers seq_cst, align 4
   %any = icmp ne i32 %count, 0
@@ -183,7 +188,8 @@ end:
 }
 
 ; Runs this thread's share of `count` records.
-define internal void @run_span(ptr %records, i64 %count, i64 %thread, i64 %threads, ptr %scratch, ptr %error) {
+define internal void @run_span(ptr %records, i64 %count, i64 %thread, i64 %threads,
+                               ptr %scratch, ptr %error) {
 entry:
   br label %loop
 loop:
@@ -410,7 +416,8 @@ _PLAIN_PIECES = {
     "LENGTH": "%length32 = load i32, ptr %length.p\n  %length = zext i32 %length32 to i64",
 }
 
-# The timed walker runs parallel records one by one and gathers after each, so that a time belongs to one record.
+# The timed walker runs parallel records one by one and gathers after each, so that a time belongs to one
+# record.
 _TIMED_PIECES = {
     "NAME": "run_timed",
     "TIME_START": "call void @record_time(ptr %times, i64 0)",

@@ -155,8 +155,9 @@ def test_independent_steps_all_run_before_the_next_barrier(threads: int) -> None
     for _ in range(50):
         target, values = int_buffer(np.zeros((2, len(kernels), N), np.int64))
         assert program.run([source.address, target.address]) is None
-        np.testing.assert_array_equal(values[0], np.broadcast_to(np.roll(np.arange(N), -1) + 1, values[0].shape))
-        np.testing.assert_array_equal(values[1], np.broadcast_to(np.roll(np.arange(N), -2) + 2, values[1].shape))
+        for turns in (1, 2):
+            expected = np.tile(np.roll(np.arange(N), -turns) + turns, (len(kernels), 1))
+            np.testing.assert_array_equal(values[turns - 1], expected)
 
 
 def test_constants_offsets_and_the_arena_are_resolved(threads: int) -> None:
@@ -193,7 +194,8 @@ def test_an_error_is_returned_and_later_steps_still_run(threads: int) -> None:
 @pytest.mark.parametrize("overwrite", [rotate, rotate_serial], ids=["parallel", "serial"])
 def test_a_guarded_step_does_not_start_after_an_error(threads: int, overwrite: Kernel) -> None:
     operands = (Operand(FIRST), Operand(FIRST))
-    good = Executable([Step(rotate, (Operand(FIRST), Operand(ARENA))), Step(overwrite, operands, guard=True)], 1, 8 * N)
+    first = Step(rotate, (Operand(FIRST), Operand(ARENA)))
+    good = Executable([first, Step(overwrite, operands, guard=True)], 1, 8 * N)
     bad = Executable([Step(fail, ()), Step(overwrite, operands, guard=True), Step(rotate, operands)], 1)
     buffer, values = int_buffer(np.zeros(N, np.int64))
     for _ in range(20):
@@ -211,7 +213,7 @@ def test_profile_computes_the_same_and_times_each_step(threads: int) -> None:
     np.testing.assert_array_equal(values, 2)
     assert len(seconds) == 4
     assert seconds[2] >= 0.02
-    assert 0 < min(seconds)
+    assert min(seconds) > 0
     assert seconds.index(max(seconds)) == 2
 
 
