@@ -130,7 +130,7 @@ class Allocator:
             return _Mapping(size)
         except (OSError, MemoryError, ValueError, OverflowError):
             raise MemoryError(
-                f"no memory for a buffer of {_readable(asked)}: live buffers hold {_readable(self._current)}, "
+                f"no memory for a buffer of {_readable(asked)}: live ones hold {_readable(self._current)}, "
                 f"the most so far was {_readable(self._peak)}. Smaller batches, or fp.checkpoint, need less."
             ) from None
 

@@ -1,4 +1,4 @@
-"""What the machine offers, measured: for `firepot doctor` and for judging a kernel's speed against the machine's."""
+"""What the machine offers, measured: for `firepot doctor`, and to judge a kernel by."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from firepot.runtime.program import FIRST, Executable, Operand, Step
 _COPY_BYTES = 64 << 20
 _ROUNDS = 20_000
 
-# Multiply-adds on independent accumulators: enough of them to hide the instruction's latency on any processor.
+# Independent accumulators: enough to hide the latency of multiply-add on any processor.
 _ACCUMULATORS = 12
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import sys
 import threading
@@ -177,6 +178,7 @@ def _linker() -> Any:
 
 
 _immortal: list[Any] = []
+_library_numbers = itertools.count()  # a failed link uses up its name too
 
 
 def _link(kernels: list[Kernel], digests: list[str], objects: list[bytes]) -> None:
@@ -188,7 +190,13 @@ def _link(kernels: list[Kernel], digests: list[str], objects: list[bytes]) -> No
         for name in _exports(kernel, digest).values():
             builder.export_symbol(name)
     builder.add_current_process()
-    library = builder.link(_linker(), f"kernels{len(_immortal)}")
+    try:
+        library = builder.link(_linker(), f"kernels{next(_library_numbers)}")
+    except RuntimeError as error:
+        labels = ", ".join(kernel.label for kernel in kernels[:8]) + (", …" if len(kernels) > 8 else "")
+        raise CompileError(
+            f"cannot link the code of {labels}: {error}. LLVM has written the name that it did not find to stderr."
+        ) from None
     library._dispose = lambda: None
     _immortal.append(library)
     for kernel, digest in zip(kernels, digests, strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from firepot.kernels.kernel import Kernel
-from firepot.runtime import pool
+from firepot.runtime import pool, walker
 from firepot.runtime.buffer import Buffer
 from firepot.runtime.program import ARENA, FIRST, Arena, Error, Executable, Operand, Step
 
@@ -358,3 +358,22 @@ def test_waiting_threads_give_up_the_processor() -> None:
     finally:
         pool.set_num_threads(before)
     assert ctypes.sizeof(ctypes.c_void_p) == 8  # the native layouts assume it
+
+
+def test_threads_that_poll_instead_of_sleeping_meet_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no futex, waiting threads look again every 100 microseconds."""
+    before = pool.get_num_threads()
+    text = walker.text
+    monkeypatch.setattr(walker, "text", lambda system, machine: text(system, machine, futex=False))
+    polling = pool.native.__wrapped__()
+    with monkeypatch.context() as patched:
+        pool.set_num_threads(1)
+        patched.setattr(pool, "native", lambda: polling)
+        pool.set_num_threads(3)
+        program = Executable(ping_pong([rotate] * 30), bases=1, arena_bytes=8 * N)
+        buffer, values = int_buffer(np.zeros(N, np.int64))
+        for _ in range(3):
+            program.run([buffer.address])
+        np.testing.assert_array_equal(values, 90)
+        pool.set_num_threads(1)
+    pool.set_num_threads(before)
