@@ -9,6 +9,7 @@ from firepot.compiler import simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
 from firepot.graph.node import Node
+from firepot.runtime.buffer import Buffer
 
 _MAXIMAL_PROGRAMS = 512
 _programs: OrderedDict[Hashable, Executor] = OrderedDict()
@@ -34,13 +35,14 @@ def evaluate(nodes: Sequence[Node]) -> None:
         node.realise(buffer)
 
 
-def _value(leaf: Node):  # type: ignore[no-untyped-def]
+def _value(leaf: Node) -> Buffer:
     if leaf.buffer is None:
         raise RuntimeError(
             "a traced value was used after its trace ended: a tensor made inside a function under fp.jit must leave it "
             "as a return value or in-place update"
         )
-    return leaf.buffer
+    buffer: Buffer = leaf.buffer
+    return buffer
 
 
 def statistics() -> dict[str, int]:

@@ -39,6 +39,10 @@ class Program:
     donated: dict[int, int] = field(default_factory=dict)
     compile_seconds: float = 0.0
 
+    def outputs_stored(self) -> list[tuple[int, Storage]]:
+        """(output number, storage) of the outputs that the program writes itself."""
+        return [(n, s) for n, (_, s) in enumerate(self.outputs) if s is not None]
+
 
 def build(inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int] | None = None) -> Program:
     """Compile the graph of `outputs` over the placeholders `inputs`.

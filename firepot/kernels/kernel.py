@@ -29,6 +29,7 @@ class Kernel:
     scratch:    bytes of private memory a thread needs
     workspace:  bytes of memory shared by the threads, live only during the kernel
     parallel:   False: too small to share; thread 0 alone runs it
+    aliases:    pairs (operand read, operand written) that may be the same memory
     flops, bytes: floating point operations and compulsory memory traffic, for `explain`
     """
 
@@ -41,3 +42,4 @@ class Kernel:
     parallel: bool = True
     flops: int = 0
     bytes: int = 0
+    aliases: frozenset[tuple[int, int]] = frozenset()

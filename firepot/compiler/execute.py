@@ -1,0 +1,75 @@
+"""Execution: a Program bound to native code, called with buffers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from firepot.compiler.program import Program
+from firepot.graph.primitives.elementwise import check_sites
+from firepot.runtime import program as runtime
+from firepot.runtime.buffer import Buffer
+
+
+class Executor:
+    """A program ready to be called.
+
+    The output buffers are made anew at each call, except those that take over the memory of a donated input.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        inputs = program.input_count
+        self._fresh: list[tuple[int, int]] = []  # (output number, bytes) of outputs with memory of their own
+        base_of_output: dict[int, int] = {}
+        for number, storage in program.outputs_stored():
+            if number in program.donated:
+                base_of_output[number] = runtime.FIRST + program.donated[number]
+            else:
+                base_of_output[number] = runtime.FIRST + inputs + len(self._fresh)
+                self._fresh.append((number, max(storage.size * storage.dtype.size, 1)))
+        steps = []
+        for t, step in enumerate(program.steps):
+            operands = []
+            for storage, offset in step.operands:
+                kind, where = program.places[storage.number]
+                if kind == "input":
+                    operands.append(runtime.Operand(runtime.FIRST + where, offset))
+                elif kind == "output":
+                    operands.append(runtime.Operand(base_of_output[where], offset))
+                else:
+                    operands.append(runtime.Operand(runtime.ARENA, where + offset))
+            if program.workspaces[t] >= 0:
+                operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
+            steps.append(runtime.Step(step.kernel, tuple(operands), guard=t == program.guard_step))
+        self.executable = runtime.Executable(steps, inputs + len(self._fresh), program.arena)
+        self._donated = sorted(set(program.donated.values()))
+
+    def __call__(self, inputs: Sequence[Buffer], borrowed: int = 0) -> list[Buffer]:
+        """Run on the inputs' values; the outputs' values, in order.
+
+        `borrowed`: how many references to a donated input its owners hold. Where somebody else holds one too, the
+        input is copied first, so that what they see does not change.
+        """
+        if self._donated:
+            inputs = list(inputs)
+            for i in self._donated:
+                if sys.getrefcount(inputs[i]) > borrowed + 2:
+                    inputs[i] = inputs[i].copy()
+        fresh = [Buffer.empty(size) for _, size in self._fresh]
+        addresses = [b.address for b in inputs]
+        addresses += [b.address for b in fresh]
+        error = self.executable.run(addresses)
+        if error is not None:
+            raise IndexError(check_sites.message(error.site - 1, error.value))
+        own = {number: buffer for (number, _), buffer in zip(self._fresh, fresh, strict=True)}
+        results: list[Buffer] = []
+        for number, (where, storage) in enumerate(self.program.outputs):
+            if storage is not None:
+                donated = self.program.donated.get(number)
+                results.append(own[number] if donated is None else inputs[donated])
+            elif where >= 0:
+                results.append(results[where])
+            else:
+                results.append(inputs[-1 - where])
+        return results
