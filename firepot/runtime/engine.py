@@ -195,7 +195,7 @@ def _link(kernels: list[Kernel], digests: list[str], objects: list[bytes]) -> No
     except RuntimeError as error:
         labels = ", ".join(kernel.label for kernel in kernels[:8]) + (", …" if len(kernels) > 8 else "")
         raise CompileError(
-            f"cannot link the code of {labels}: {error}. LLVM has written the name that it did not find to stderr."
+            f"cannot link the code of {labels}: {error}. The name that LLVM did not find is on stderr."
         ) from None
     library._dispose = lambda: None
     _immortal.append(library)
