@@ -162,18 +162,18 @@ class Lowering:
         self._step(node, scatter.lower(description, self.processor), (x, updates, *indices), self.storage[node])
 
     def argsort(self, node: Node) -> None:
-        from firepot.kernels.llvm import sort
+        from firepot.kernels.llvm import rows
 
         x = self._access(node.inputs[0])
-        description = sort.ArgSort(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
-        self._step(node, sort.lower(description, self.processor), (x,), self.storage[node])
+        description = rows.ArgSort(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
+        self._step(node, rows.lower_sort(description, self.processor), (x,), self.storage[node])
 
     def scan(self, node: Node) -> None:
-        from firepot.kernels.llvm import scan
+        from firepot.kernels.llvm import rows
 
         x = self._access(node.inputs[0])
-        description = scan.Scan(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
-        self._step(node, scan.lower(description, self.processor), (x,), self.storage[node])
+        description = rows.Scan(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
+        self._step(node, rows.lower_scan(description, self.processor), (x,), self.storage[node])
 
 
 def _three(strides: Sequence[int]) -> tuple[int, int, int]:

@@ -310,7 +310,7 @@ def _body(
             evaluator.store(stage.operand, stage.offset, stage.value, plan.nest.operands[stage.operand][0])
 
 
-def _identity(combine: str, dtype: DType) -> float | int | bool:
+def fold_identity(combine: str, dtype: DType) -> float | int | bool:
     if combine in ("sum", "any"):
         return 0
     if combine in ("prod", "all"):
@@ -399,7 +399,7 @@ def _inner_loops(
         own = {}
         for r in reduces:
             type = vector(register_type(r.dtype), lanes)
-            own[r] = b.variable(type, b.constant(_identity(r.combine, r.dtype), type))
+            own[r] = b.variable(type, b.constant(fold_identity(r.combine, r.dtype), type))
         accumulators.append(own)
     for place, found in zip(places, folds, strict=True):  # what does not vary in the loops is computed before them
         outer_lanes = 1 if rows else lanes
@@ -418,7 +418,7 @@ def _inner_loops(
                     slot = own[stage]
                     before = b.get(slot, value.type)
                     if tail is not None:
-                        neutral = b.constant(_identity(stage.combine, stage.dtype), value.type)
+                        neutral = b.constant(fold_identity(stage.combine, stage.dtype), value.type)
                         value = b.select(tail, value, neutral)
                     b.set(slot, _combine(b, stage.combine, stage.dtype, before, value))
                 else:
@@ -537,7 +537,7 @@ def _combine_chunks(
         slots = {}
         for r in reduces:
             type = vector(register_type(r.dtype), lanes)
-            slots[r] = b.variable(type, b.constant(_identity(r.combine, r.dtype), type))
+            slots[r] = b.variable(type, b.constant(fold_identity(r.combine, r.dtype), type))
         with b.loop(0, plan.chunks) as chunk:
             place = b.add(b.mul(chunk, points), number)
             for r, offset in zip(reduces, offsets, strict=True):
