@@ -247,6 +247,12 @@ class Buffer:
             )
         return np.asarray(_ArrayInterface(self, dtype, shape))
 
+    def copy(self) -> Buffer:
+        """A new buffer with the same bytes. Raises MemoryError."""
+        other = Buffer.empty(self.nbytes)
+        ctypes.memmove(other.address, self.address, self.nbytes)
+        return other
+
     def __del__(self) -> None:
         block = self._block
         if block is not None:

@@ -79,6 +79,14 @@ def test_from_numpy_copies_in_row_major_order() -> None:
     assert copied.view(array.dtype, (4,)).tolist() == [0, 1, 2, 3]
 
 
+def test_a_copy_has_the_bytes_and_its_own_memory() -> None:
+    buffer = Buffer.from_numpy(np.arange(1000))
+    copied = buffer.copy()
+    buffer.view(np.dtype(np.int64), (1000,)).fill(-1)
+    np.testing.assert_array_equal(copied.view(np.dtype(np.int64), (1000,)), np.arange(1000))
+    assert Buffer.empty(0).copy().nbytes == 0
+
+
 def test_from_numpy_adopts_aligned_memory_only() -> None:
     owner = Buffer.empty(64 * 8)
     aligned = owner.view(np.dtype(np.float64), (64,))
