@@ -1,0 +1,171 @@
+"""What the machine offers, measured: for `firepot doctor`, and to judge a kernel by."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from firepot.kernels.kernel import Kernel
+from firepot.runtime import engine, pool
+from firepot.runtime.buffer import Buffer
+from firepot.runtime.processor import Processor, processor
+from firepot.runtime.program import FIRST, Executable, Operand, Step
+
+_COPY_BYTES = 64 << 20
+_ROUNDS = 20_000
+
+# Independent accumulators: enough to hide the latency of multiply-add on any processor.
+_ACCUMULATORS = 12
+
+
+@dataclass(frozen=True)
+class Report:
+    """Facts about this machine.
+
+    threads:                  that parallel kernels run on
+    cache_folder, cache_bytes: where compiled code is kept, and how much of it there is
+    compile_seconds:          to compile the measuring kernels (from the disk cache: next to nothing)
+    compiled_correctly:       a compiled kernel gave the right sums
+    gflops_one_thread:        multiply-add peak in float32, in 10⁹ operations a second
+    gflops_all_threads:       the same with all threads at once
+    copy_gb_per_second:       bytes read plus written by a copy with all threads, in 10⁹ a second
+    """
+
+    python: str
+    llvm: str
+    processor: Processor
+    threads: int
+    cache_folder: Path
+    cache_bytes: int
+    compile_seconds: float
+    compiled_correctly: bool
+    gflops_one_thread: float
+    gflops_all_threads: float
+    copy_gb_per_second: float
+
+
+def examine() -> Report:
+    """Measure this machine. Takes about a quarter of a second."""
+    import llvmlite.binding as llvm
+
+    host = processor()
+    lanes = host.vector_bytes // 4
+    start = time.perf_counter()
+    kernels = [_peak_kernel(lanes, parallel=False), _peak_kernel(lanes, parallel=True), _copy_kernel(lanes)]
+    engine.load(kernels)
+    compile_seconds = time.perf_counter() - start
+
+    threads = pool.get_num_threads()
+    sums = Buffer.empty(4 * lanes * max(threads, 1))
+    one, every = (Executable([Step(kernel, (Operand(FIRST),))], bases=1) for kernel in kernels[:2])
+    flops = 2.0 * lanes * _ACCUMULATORS * _ROUNDS
+    one_seconds = _fastest(one, [sums.address])
+    every_seconds = _fastest(every, [sums.address])
+    # 1 + 1 + … is exact in float32 up to 2²⁴.
+    values = sums.view(np.dtype(np.float32), (threads * lanes,))
+    correct = bool((values == _ACCUMULATORS * _ROUNDS).all())
+
+    source, target = Buffer.empty(_COPY_BYTES), Buffer.empty(_COPY_BYTES)
+    for buffer in (source, target):
+        buffer.view(np.dtype(np.uint8), (_COPY_BYTES,)).fill(1)
+    copy = Executable([Step(kernels[2], (Operand(FIRST), Operand(FIRST + 1)))], bases=2)
+    copy_seconds = _fastest(copy, [source.address, target.address])
+
+    cache = engine.code_cache()
+    return Report(
+        python=sys.version.split()[0],
+        llvm=".".join(str(part) for part in llvm.llvm_version_info),
+        processor=host,
+        threads=threads,
+        cache_folder=cache.folder,
+        cache_bytes=cache.size(),
+        compile_seconds=compile_seconds,
+        compiled_correctly=correct,
+        gflops_one_thread=flops / one_seconds / 1e9,
+        gflops_all_threads=flops * threads / every_seconds / 1e9,
+        copy_gb_per_second=2 * _COPY_BYTES / copy_seconds / 1e9,
+    )
+
+
+def _fastest(program: Executable, addresses: list[int], repeats: int = 7) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        program.run(addresses)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _peak_kernel(lanes: int, parallel: bool) -> Kernel:
+    """Adds 1 × 1 to each lane of each accumulator `_ROUNDS` times; thread t stores the accumulators' sum."""
+    vector = f"<{lanes} x float>"
+    names = range(_ACCUMULATORS)
+    zeros = [f"  %a{n} = phi {vector} [ zeroinitializer, %entry ], [ %b{n}, %loop ]" for n in names]
+    # The factor is loaded, or LLVM would compute the whole loop itself.
+    adds = [
+        f"  %b{n} = call {vector} @llvm.fma.v{lanes}f32({vector} %one, {vector} %one, {vector} %a{n})"
+        for n in names
+    ]
+    total = [f"  %s1 = fadd {vector} %b0, %b1"]
+    total += [f"  %s{n} = fadd {vector} %s{n - 1}, %b{n}" for n in range(2, _ACCUMULATORS)]
+    text = f"""
+@one = internal global {vector} splat (float 1.0), align 64
+declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})
+define void @peak(ptr %operands, i64 %thread, i64 %threads, ptr %scratch, ptr %error) {{
+entry:
+  %one = load volatile {vector}, ptr @one, align 64
+  %sums = load ptr, ptr %operands
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+{chr(10).join(zeros)}
+{chr(10).join(adds)}
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, {_ROUNDS}
+  br i1 %more, label %loop, label %end
+end:
+{chr(10).join(total)}
+  %place = getelementptr {vector}, ptr %sums, i64 %thread
+  store {vector} %s{_ACCUMULATORS - 1}, ptr %place, align {lanes * 4}
+  ret void
+}}
+"""
+    return Kernel(f"doctor {text}", lambda: text, ("peak",), "multiply-add peak", parallel=parallel)
+
+
+def _copy_kernel(lanes: int) -> Kernel:
+    """Copies operand 0 to operand 1, each thread one stretch, storing past the caches."""
+    vector = f"<{lanes} x float>"
+    text = f"""
+define void @copy(ptr %operands, i64 %thread, i64 %threads, ptr %scratch, ptr %error) {{
+entry:
+  %target.p = getelementptr ptr, ptr %operands, i64 1
+  %source = load ptr, ptr %operands
+  %target = load ptr, ptr %target.p
+  %after = add i64 %thread, 1
+  %first.n = mul i64 %thread, {_COPY_BYTES // 64}
+  %last.n = mul i64 %after, {_COPY_BYTES // 64}
+  %first.b = udiv i64 %first.n, %threads
+  %last.b = udiv i64 %last.n, %threads
+  %first = mul i64 %first.b, 64
+  %last = mul i64 %last.b, 64
+  br label %loop
+loop:
+  %i = phi i64 [ %first, %entry ], [ %next, %loop ]
+  %p = getelementptr i8, ptr %source, i64 %i
+  %q = getelementptr i8, ptr %target, i64 %i
+  %x = load {vector}, ptr %p, align {lanes * 4}
+  store {vector} %x, ptr %q, align {lanes * 4}, !nontemporal !0
+  %next = add i64 %i, {lanes * 4}
+  %more = icmp slt i64 %next, %last
+  br i1 %more, label %loop, label %end
+end:
+  ret void
+}}
+!0 = !{{i32 1}}
+"""
+    return Kernel(f"doctor {text}", lambda: text, ("copy",), "copy")

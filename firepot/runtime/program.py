@@ -1,0 +1,233 @@
+"""A compiled program ready to run: kernels bound to operands, executed by one native call.
+
+    program = Executable(
+        [
+            Step(scale, (Operand(2), Operand(ARENA, 0))),     # input 0 → arena
+            Step(add, (Operand(ARENA, 0), Operand(3))),       # arena → output 0
+        ],
+        bases=2,
+        arena=arena(), arena_bytes=4096,
+    )
+    error = program.run([input.address, output.address])
+
+An operand is a base and a byte offset. Bases are the arena and the addresses given to each `run`, in order
+from `FIRST` on; a `Buffer` as base is a constant of the program. Operand pointers are computed natively at
+each run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from firepot.kernels.kernel import Kernel
+from firepot.runtime import engine, pool, walker
+from firepot.runtime.buffer import Buffer
+
+ARENA = walker.ARENA_BASE
+FIRST = walker.FIRST_FREE_BASE
+
+
+class Operand(NamedTuple):
+    """Where an operand lies: ARENA, FIRST + i for the i-th address given to `run`, or a constant buffer."""
+
+    base: int | Buffer
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel of a program.
+
+    operands:    in the order of the kernel's description, the workspace last where there is one
+    guard:       do not start if an earlier kernel recorded an error, and end the run: for kernels that
+                 overwrite state in place
+    independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier
+                 before
+    """
+
+    kernel: Kernel
+    operands: tuple[Operand, ...]
+    guard: bool = False
+    independent: bool = False
+
+
+class Error(NamedTuple):
+    """The first bad value that a kernel met, as it recorded it."""
+
+    site: int
+    value: int
+
+
+class Arena:
+    """Memory for intermediates, shared among all programs of a device: they run one at a time.
+
+    Grows when a program needs more; contents live during one run only.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Buffer | None = None
+        self.nbytes = 0
+        self.address = 0
+
+    def reserve(self, nbytes: int) -> int:
+        """The address of at least `nbytes`. Only with `pool.lock` held. Raises MemoryError."""
+        if nbytes > self.nbytes:
+            # Let the old block go first, so that both need not fit.
+            self.clear()
+            self._buffer = Buffer.empty(nbytes)
+            self.address = self._buffer.address
+            self.nbytes = nbytes
+        return self.address
+
+    def clear(self) -> None:
+        """Free the memory; the next run takes some anew."""
+        self._buffer = None
+        self.nbytes = 0
+        self.address = 0
+
+
+_arena = Arena()
+
+
+def arena() -> Arena:
+    """The arena of the CPU."""
+    return _arena
+
+
+class Executable:
+    """Steps bound to native code.
+
+    steps:       kernels in order
+    bases:       how many addresses `run` takes
+    arena_bytes: memory for intermediates
+
+    Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena
+    ) -> None:
+        self.steps = tuple(steps)
+        self.bases = bases
+        self.arena_bytes = arena_bytes
+        self.scratch_bytes = max((step.kernel.scratch for step in self.steps), default=0)
+        self._arena = arena
+        functions = engine.load([step.kernel for step in self.steps])
+        self._constants = [
+            operand.base
+            for step in self.steps
+            for operand in step.operands
+            if isinstance(operand.base, Buffer)
+        ]
+        self._record_steps: list[int] = []
+        self._memory = self._lay_out(functions)
+        self._program = self._memory.address
+        words = walker.CALL_BASES + FIRST + bases
+        self._call_type: type[ctypes.Array[ctypes.c_int64]] = ctypes.c_int64 * words
+        self._call_layout = struct.Struct(f"={words}q")
+        self._native = pool.native()
+
+    def run(self, addresses: Sequence[int]) -> Error | None:
+        """Run the program on the given addresses. Returns what a kernel recorded as wrong, or None.
+
+        Blocks until it has ended, without the interpreter lock; several Python threads take turns.
+        Raises MemoryError where the arena cannot grow.
+        """
+        call = self._call_block(addresses)
+        with pool.lock:
+            threads = self._prepare(call)
+            site = self._native.run(threads.address, self._program, call, 0)
+        return Error(site, call[walker.CALL_ERROR_VALUE]) if site else None
+
+    def profile(self, addresses: Sequence[int]) -> list[float]:
+        """Run the program and return the seconds that each step took. Steps after a stop took 0."""
+        call = self._call_block(addresses)
+        times = (ctypes.c_int64 * (len(self._record_steps) + 1))()
+        with pool.lock:
+            threads = self._prepare(call)
+            self._native.run_timed(threads.address, self._program, call, ctypes.addressof(times))
+        seconds = [0.0] * len(self.steps)
+        for number, step in enumerate(self._record_steps):
+            if times[number + 1]:
+                seconds[step] += (times[number + 1] - times[number]) * 1e-9
+        return seconds
+
+    def _call_block(self, addresses: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+        """Error record, zero, arena (filled in later), addresses: one block a call, so none is shared."""
+        if len(addresses) != self.bases:
+            raise ValueError(f"the program takes {self.bases} addresses, got {len(addresses)}")
+        # Packing first is four times as fast as filling a ctypes array item by item.
+        return self._call_type.from_buffer_copy(self._call_layout.pack(0, 0, 0, 0, *addresses))
+
+    def _prepare(self, call: Any) -> pool.ThreadPool:
+        if self.arena_bytes:
+            call[walker.CALL_BASES + ARENA] = self._arena.reserve(self.arena_bytes)
+        threads = pool.pool()
+        if self.scratch_bytes:
+            threads.reserve_scratch(self.scratch_bytes)
+        return threads
+
+    def _lay_out(self, functions: list[tuple[int, ...]]) -> Buffer:
+        """The native program: header, records, slots, operand pointers (see `walker.py`)."""
+        records: list[tuple[int, int, int]] = []  # function, first slot, flags
+        slots: list[tuple[int, int]] = []
+        for number, (step, phases) in enumerate(zip(self.steps, functions, strict=True)):
+            first_slot = len(slots)
+            slots.extend(self._slot(step, operand) for operand in step.operands)
+            for phase, function in enumerate(phases):
+                flags = 0 if step.kernel.parallel else walker.SERIAL
+                if phase > 0 or not step.independent or step.guard:
+                    flags |= walker.JOIN
+                if phase == 0 and step.guard:
+                    flags |= walker.GUARD
+                records.append((function, first_slot, flags))
+                self._record_steps.append(number)
+
+        records_at = 64
+        slots_at = records_at + len(records) * walker.RECORD_BYTES
+        operands_at = slots_at + len(slots) * walker.SLOT_BYTES
+        memory = Buffer.empty(operands_at + 8 * len(slots))
+        native = bytearray(operands_at)
+        address = memory.address
+        struct.pack_into(
+            "=5q",
+            native,
+            0,
+            *(address + records_at, len(records)),
+            *(address + slots_at, len(slots)),
+            address + operands_at,
+        )
+        for number, (function, first_slot, flags) in enumerate(records):
+            operands = address + operands_at + 8 * first_slot
+            span = _span_length(records, number)
+            at = records_at + number * walker.RECORD_BYTES
+            struct.pack_into("=qqiiq", native, at, function, operands, flags, span, 0)
+        for number, slot in enumerate(slots):
+            struct.pack_into("=qq", native, slots_at + number * walker.SLOT_BYTES, *slot)
+        ctypes.memmove(address, bytes(native), len(native))
+        return memory
+
+    def _slot(self, step: Step, operand: Operand) -> tuple[int, int]:
+        base = operand.base
+        if isinstance(base, Buffer):
+            return walker.ABSOLUTE_BASE, base.address + operand.offset
+        if not ARENA <= base < FIRST + self.bases:
+            raise ValueError(
+                f"kernel {step.kernel.label}: base {base} of an operand does not exist; the program has the "
+                f"arena ({ARENA}) and {self.bases} addresses ({FIRST} to {FIRST + self.bases - 1})"
+            )
+        return base, operand.offset
+
+
+def _span_length(records: list[tuple[int, int, int]], start: int) -> int:
+    """How many parallel records from `start` on can run without a barrier between them."""
+    if records[start][2] & walker.SERIAL:
+        return 1
+    end = start + 1
+    while end < len(records) and not records[end][2] & (walker.SERIAL | walker.JOIN):
+        end += 1
+    return end - start
