@@ -8,6 +8,7 @@ structure) is remembered as conditions. Later calls that meet the conditions are
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,12 @@ class _Trace:
         waiting = [n for n in nodes if n.buffer is None]
         if waiting:
             compute(waiting)
-        buffers = self.executor([n.buffer for n in nodes], self._let_go)
+        values = [n.buffer for n in nodes]
+        for i in self.executor.donated:
+            # Held once by its tensor and its node, and by the lists here: else somebody else would see the change.
+            if sys.getrefcount(nodes[i]) > 3 or sys.getrefcount(values[i]) > 3:
+                values[i] = values[i].copy()
+        buffers = self.executor(values)
         results = buffers[: self.output_count]
         for target, buffer in zip(self.targets, buffers[self.output_count :], strict=True):
             tensor = target() if isinstance(target, ref) else target
@@ -137,7 +143,6 @@ class _Trace:
         return _fill(self.template, [_fresh(b, s, d) for b, (s, d) in zip(results, self.shapes, strict=True)])
 
     shapes: list[Any]
-    _let_go: Any = None
 
 
 def _fresh(buffer: Any, shape: tuple[int, ...], dtype: Any) -> Tensor:

@@ -462,13 +462,19 @@ def _to_numpy(tensor: Tensor, what: str) -> np.ndarray[Any, Any]:
 
 def _text(tensor: Tensor) -> str:
     array = _to_numpy(tensor, "print")
-    with np.errstate(all="ignore"):
-        body = np.array2string(
-            array, separator=", ", prefix="tensor(", precision=4, threshold=1000, edgeitems=3, floatmode="maxprec_equal",
-            suppress_small=bool(array.size) and array.dtype.kind == "f" and bool(np.nanmax(np.abs(array), initial=0) < 1e5),
-        )  # fmt: skip
-    if array.dtype.kind == "f" and array.size and np.all(array == np.round(array)) and np.abs(array).max() < 1e8:
-        body = np.array2string(array, separator=", ", prefix="tensor(", precision=0, floatmode="fixed")
+    options: dict[str, Any] = {"separator": ", ", "prefix": "tensor(", "threshold": 1000, "edgeitems": 3}
+    if array.dtype.kind == "f":
+        finite = np.abs(array[np.isfinite(array)])
+        nonzero = finite[finite > 0]
+        if bool(np.all(finite == np.round(finite))) and finite.max(initial=0) < 1e8:
+            options |= {"precision": 0, "floatmode": "fixed"}
+        elif nonzero.size and (
+            finite.max() >= 1e8 or nonzero.min() < 1e-4 or finite.max() / max(nonzero.min(), 1e-300) > 1e3
+        ):
+            options["formatter"] = {"float_kind": lambda v: f"{v:.4e}"}
+        else:
+            options |= {"precision": 4, "floatmode": "fixed"}
+    body = np.array2string(array, **options)
     notes = []
     if array.size == 0 and array.ndim != 1:
         notes.append(f"size={tuple(tensor.shape)}")

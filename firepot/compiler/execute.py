@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from firepot.compiler.program import Program
@@ -43,19 +42,13 @@ class Executor:
                 operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
             steps.append(runtime.Step(step.kernel, tuple(operands), guard=t == program.guard_step))
         self.executable = runtime.Executable(steps, inputs + len(self._fresh), program.arena)
-        self._donated = sorted(set(program.donated.values()))
+        self.donated = sorted(set(program.donated.values()))
 
-    def __call__(self, inputs: Sequence[Buffer], borrowed: int = 0) -> list[Buffer]:
-        """Run on the inputs' values; the outputs' values, in order.
+    def __call__(self, inputs: Sequence[Buffer]) -> list[Buffer]:
+        """Run on the inputs' values; the outputs' values, in order. Donated inputs are overwritten.
 
-        `borrowed`: how many references to a donated input its owners hold. Where somebody else holds one too, the
-        input is copied first, so that what they see does not change.
+        Raises: IndexError where a checked index was out of range; state that would be overwritten is as before then.
         """
-        if self._donated:
-            inputs = list(inputs)
-            for i in self._donated:
-                if sys.getrefcount(inputs[i]) > borrowed + 2:
-                    inputs[i] = inputs[i].copy()
         fresh = [Buffer.empty(size) for _, size in self._fresh]
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]

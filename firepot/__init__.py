@@ -1,0 +1,40 @@
+"""Firepot: a deep-learning framework that reads like PyTorch and compiles the whole training step."""
+
+from firepot.autograd import Function as Function
+from firepot.graph.dtypes import DType as dtype  # noqa: N813
+from firepot.graph.dtypes import bfloat16 as bfloat16
+from firepot.graph.dtypes import bool_ as bool  # noqa: A004
+from firepot.graph.dtypes import float16 as float16
+from firepot.graph.dtypes import float32 as float32
+from firepot.graph.dtypes import float64 as float64
+from firepot.graph.dtypes import int8 as int8
+from firepot.graph.dtypes import int16 as int16
+from firepot.graph.dtypes import int32 as int32
+from firepot.graph.dtypes import int64 as int64
+from firepot.graph.dtypes import uint8 as uint8
+from firepot.graph.dtypes import uint16 as uint16
+from firepot.graph.dtypes import uint32 as uint32
+from firepot.graph.dtypes import uint64 as uint64
+from firepot.jit import TraceError as TraceError
+from firepot.jit import jit as jit
+from firepot.ops import *  # noqa: F403
+from firepot.ops.random import Generator as Generator
+from firepot.tensor import Device as device
+from firepot.tensor import Tensor as Tensor
+from firepot.tensor import default_dtype as get_default_dtype
+from firepot.tensor import enable_grad as enable_grad
+from firepot.tensor import eval as eval  # noqa: A004
+from firepot.tensor import inference_mode as inference_mode
+from firepot.tensor import is_grad_enabled as is_grad_enabled
+from firepot.tensor import no_grad as no_grad
+from firepot.tensor import set_default_dtype as set_default_dtype
+from firepot.tensor import set_grad_enabled as set_grad_enabled
+
+__version__ = "0.1.0"
+
+float = float32  # noqa: A001 - PyTorch's short names
+double = float64
+half = float16
+long = int64
+int = int32  # noqa: A001
+short = int16

@@ -1,0 +1,17 @@
+"""What people call on tensors, composed from the primitives. `from firepot import ops` has it all by PyTorch's names."""
+
+from firepot.ops import methods as _methods  # noqa: F401 - gives Tensor its methods
+from firepot.ops.arithmetic import *  # noqa: F403
+from firepot.ops.broadcast import broadcast_shapes  # noqa: F401
+from firepot.ops.convolution import check_index as check_index
+from firepot.ops.convolution import convolution as convolution
+from firepot.ops.convolution import gather_rows as gather_rows
+from firepot.ops.convolution import scaled_dot_product_attention as scaled_dot_product_attention
+from firepot.ops.convolution import windows as windows
+from firepot.ops.creation import *  # noqa: F403
+from firepot.ops.indexing import *  # noqa: F403
+from firepot.ops.linear import *  # noqa: F403
+from firepot.ops.random import *  # noqa: F403
+from firepot.ops.reduction import *  # noqa: F403
+from firepot.ops.shape import *  # noqa: F403
+from firepot.ops.sorting import *  # noqa: F403

@@ -1,0 +1,95 @@
+"""What every operation shares: turning arguments into nodes of one dtype and one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType, result_type
+from firepot.graph.node import Node, Shape
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+from firepot.tensor import Tensor, default_dtype, node_of
+
+Number = bool | int | float
+
+
+def number_dtype(value: Number) -> DType:
+    """The dtype that a Python number brings to a promotion."""
+    if isinstance(value, bool):
+        return dtypes.bool_
+    return dtypes.int64 if isinstance(value, int) else default_dtype()
+
+
+def promoted(values: Sequence[Any]) -> DType:
+    """PyTorch's result dtype of tensors and Python numbers."""
+    tensors, scalars = [], []
+    for v in values:
+        if isinstance(v, (bool, int, float)):
+            scalars.append(number_dtype(v))
+        else:
+            node = v._node if isinstance(v, Tensor) else node_of(v)
+            tensors.append((node.dtype, len(node.shape)))
+    return result_type(tensors, scalars)
+
+
+def broadcast_shapes(*shapes: Sequence[int], what: str = "broadcast_shapes") -> Shape:
+    """The common shape of operands: sizes are equal or 1, aligned at the last dimension. Raises RuntimeError."""
+    rank = max((len(s) for s in shapes), default=0)
+    result = [1] * rank
+    for shape in shapes:
+        for i, size in enumerate(shape, rank - len(shape)):
+            if size != 1:
+                if result[i] not in (1, size):
+                    given = " and ".join(str(list(s)) for s in shapes)
+                    raise RuntimeError(
+                        f"{what}: shapes {given} cannot be broadcast together; dimension {i} has sizes {result[i]} "
+                        f"and {size}, which must be equal or 1"
+                    )
+                result[i] = size
+    return tuple(result)
+
+
+def expand(node: Node, shape: Shape) -> Node:
+    return node if node.shape == shape else views.expand(node, shape)
+
+
+def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
+    """Nodes of the promoted (or given) dtype and the common shape."""
+    target = dtype if dtype is not None else promoted(values)
+    nodes = [ew.cast(node_of(v), target) if not isinstance(v, (bool, int, float)) else ew.constant(v, target)
+             for v in values]  # fmt: skip
+    first = nodes[0].shape
+    if all(n.shape == first for n in nodes):
+        return nodes
+    shape = broadcast_shapes(*(n.shape for n in nodes), what=what)
+    return [expand(n, shape) for n in nodes]
+
+
+def floating(node: Node) -> Node:
+    """Integers and bools as the default floating dtype."""
+    return node if node.dtype.kind == "f" else ew.cast(node, default_dtype())
+
+
+def axis_of(dim: int, rank: int, what: str) -> int:
+    """A dimension number, negative ones counted from the end. Raises IndexError."""
+    limit = max(rank, 1)
+    if not -limit <= dim < limit:
+        raise IndexError(
+            f"{what}: dimension {dim} is out of range for a tensor with {rank} dimensions; "
+            f"expected {-limit} to {limit - 1}"
+        )
+    return dim % limit
+
+
+def axes_of(dim: Any, rank: int, what: str) -> tuple[int, ...]:
+    """None: all dimensions; a number or a sequence: those. Raises on repetition."""
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        return tuple(range(rank))
+    if isinstance(dim, int):
+        return (axis_of(dim, rank, what),) if rank else ()
+    found = tuple(axis_of(int(d), rank, what) for d in dim)
+    if len(set(found)) != len(found):
+        raise RuntimeError(f"{what}: a dimension appears more than once in {list(dim)}")
+    return tuple(sorted(found)) if rank else ()

@@ -1,0 +1,191 @@
+"""Making tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, data
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
+from firepot.runtime.buffer import Buffer
+from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
+
+
+__all__ = [
+    "arange", "as_tensor", "asarray", "broadcast_tensors", "clone", "empty", "empty_like", "eye",
+    "from_dlpack", "from_numpy", "full", "full_like", "is_tensor", "linspace", "logspace", "meshgrid",
+    "ones", "ones_like", "tensor", "zeros", "zeros_like",
+]  # fmt: skip
+
+
+def _finish(node: Node, requires_grad: bool, device: Any = None) -> Tensor:
+    if device is not None:
+        Device(device)
+    result = wrap(node)
+    return result.requires_grad_() if requires_grad else result
+
+
+def shape_of(size: Sequence[Any]) -> tuple[int, ...]:
+    """A shape given as numbers or as one sequence. Raises on negative sizes."""
+    if len(size) == 1 and isinstance(size[0], (tuple, list)):
+        size = size[0]
+    shape = tuple(int(s) for s in size)
+    if any(s < 0 for s in shape):
+        raise RuntimeError(f"a tensor cannot have a negative dimension: {list(shape)}")
+    return shape
+
+
+def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor with a copy of numbers, nested lists, a NumPy array or another tensor.
+
+    Whole numbers give int64 and other numbers the default dtype (float32), unless `dtype` says otherwise.
+
+    >>> fp.tensor([[1, 2], [3, 4]], dtype=fp.float32)
+    """
+    if isinstance(data, Tensor):
+        data = data.detach()
+    return _finish(node_of(data, dtype), requires_grad, device)
+
+
+def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
+    """A tensor as it is, anything else as by `tensor`."""
+    if isinstance(data, Tensor):
+        return data if dtype is None or dtype is data.dtype else wrap(ew.cast(data._node, dtype))
+    return tensor(data, dtype=dtype, device=device)
+
+
+asarray = as_tensor
+
+
+def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch)."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    return wrap(data(array.shape, dtypes.from_numpy(array.dtype), Buffer.from_numpy(np.ascontiguousarray(array))))
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor with a copy of what another library exports through DLPack."""
+    return from_numpy(np.array(np.from_dlpack(source)))
+
+
+def full(
+    size: Sequence[int], fill_value: Number, *, dtype: DType | None = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
+    """A tensor of one value."""
+    shape = shape_of((size,) if isinstance(size, (tuple, list)) else (size,))
+    return _finish(ew.full(shape, fill_value, dtype or number_dtype(fill_value)), requires_grad, device)
+
+
+def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    return _finish(ew.full(shape_of(size), 0, dtype or default_dtype()), requires_grad, device)
+
+
+def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    return _finish(ew.full(shape_of(size), 1, dtype or default_dtype()), requires_grad, device)
+
+
+def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros: Firepot never shows uninitialised memory."""
+    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def zeros_like(input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    return _finish(ew.full(input.shape, 0, dtype or input.dtype), requires_grad)
+
+
+def ones_like(input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    return _finish(ew.full(input.shape, 1, dtype or input.dtype), requires_grad)
+
+
+def full_like(input: Tensor, fill_value: Number, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    return _finish(ew.full(input.shape, fill_value, dtype or input.dtype), requires_grad)
+
+
+empty_like = zeros_like
+
+
+def arange(
+    start: Number, end: Number | None = None, step: Number = 1, *, dtype: DType | None = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
+    """start, start + step, … below end (above, for a negative step)."""
+    if end is None:
+        start, end = 0, start
+    if step == 0:
+        raise RuntimeError("arange: step must not be zero")
+    whole = all(isinstance(v, int) for v in (start, end, step))
+    target = dtype or (dtypes.int64 if whole else default_dtype())
+    length = max(0, math.ceil((end - start) / step))
+    if target.kind == "f" and not whole:
+        position = ew.cast(ew.iota(length, dtypes.float64), dtypes.float64)
+        values = ew.add(ew.mul(position, ew.like(position, step)), ew.like(position, start))
+    else:
+        position = ew.iota(length, dtypes.int64)
+        values = ew.add(ew.mul(position, ew.like(position, int(step))), ew.like(position, int(start)))
+    return _finish(ew.cast(values, target), requires_grad, device)
+
+
+def linspace(start: float, end: float, steps: int, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    """`steps` numbers from start to end, both included."""
+    target = dtype or default_dtype()
+    position = ew.iota(steps, dtypes.float64)
+    step = (end - start) / max(steps - 1, 1)
+    low = ew.add(ew.mul(position, ew.like(position, step)), ew.like(position, start))
+    back = ew.sub(ew.like(position, steps - 1), position)
+    high = ew.sub(ew.like(position, end), ew.mul(back, ew.like(position, step)))
+    values = ew.where(ew.compare("lt", position, ew.like(position, steps / 2)), low, high)
+    return _finish(ew.cast(values, target), requires_grad)
+
+
+def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype: DType | None = None) -> Tensor:
+    """base to the powers of linspace."""
+    from firepot.ops.arithmetic import pow
+
+    exponents = linspace(start, end, steps, dtype=dtypes.float64)
+    return wrap(ew.cast(pow(full((), base, dtype=dtypes.float64), exponents)._node, dtype or default_dtype()))
+
+
+def eye(n: int, m: int | None = None, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones on the diagonal of an n × m matrix, zeros elsewhere."""
+    m = n if m is None else m
+    rows = views.expand(views.reshape(ew.iota(n, dtypes.int64), (n, 1)), (n, m))
+    columns = views.expand(ew.iota(m, dtypes.int64), (n, m))
+    return _finish(ew.cast(ew.eq(rows, columns), dtype or default_dtype()), requires_grad)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Coordinate grids of 1-d tensors."""
+
+    vectors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    shape = tuple(v.numel() for v in vectors)
+    result = []
+    for d, v in enumerate(vectors):
+        column = views.reshape(v._node, tuple(shape[d] if i == d else 1 for i in range(len(shape))))
+        result.append(wrap(views.expand(column, shape)))
+    if indexing == "xy" and len(result) > 1:
+        swapped = meshgrid(vectors[1], vectors[0], *vectors[2:])
+        return (swapped[1], swapped[0], *swapped[2:])
+    return tuple(result)
+
+
+def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    shape = broadcast_shapes(*(t.shape for t in tensors))
+    return tuple(wrap(views.expand(t._node, shape)) for t in tensors)
+
+
+def clone(input: Tensor) -> Tensor:
+    """The same value under a new handle; differentiable. Tensors share no memory that can change."""
+    return wrap(views.reshape(input._node, input.shape))
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)

@@ -1,0 +1,220 @@
+"""Products of matrices and tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from firepot.graph.node import Node
+from firepot.graph.primitives import contract as cn
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import reduce as rd
+from firepot.graph.primitives import views
+from firepot.ops.broadcast import axis_of, broadcast_shapes, promoted
+from firepot.tensor import Tensor, wrap
+
+
+__all__ = [
+    "addmm", "baddbmm", "bmm", "dot", "einsum", "inner", "matmul", "mm", "mv", "outer", "tensordot",
+]  # fmt: skip
+
+
+def _same_dtype(what: str, a: Tensor, b: Tensor) -> tuple[Node, Node]:
+    if a.dtype is not b.dtype:
+        raise RuntimeError(
+            f"{what}: expected both tensors to have the same dtype, got {a.dtype.name} and {b.dtype.name}; "
+            "convert one with .to(dtype)"
+        )
+    return a._node, b._node
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """The matrix product, with PyTorch's rules for 1-d operands and batch dimensions.
+
+    (n)·(n) -> (); (…, m, k)·(k) -> (…, m); (k)·(…, k, n) -> (…, n); (…, m, k)·(…, k, n) -> (…, m, n), batch
+    dimensions broadcast. Raises RuntimeError where the inner sizes differ.
+    """
+    x, y = _same_dtype("matmul", input, other)
+    if not x.shape or not y.shape:
+        raise RuntimeError("matmul: both arguments need at least one dimension; use * for numbers")
+    inner_x, inner_y = x.shape[-1], y.shape[-2] if len(y.shape) > 1 else y.shape[0]
+    if inner_x != inner_y:
+        raise RuntimeError(
+            f"matmul: shapes {list(x.shape)} and {list(y.shape)} cannot be multiplied; the last size of the first "
+            f"({inner_x}) must equal the {'second last' if len(y.shape) > 1 else ''} size of the second ({inner_y})"
+        )
+    row, column = len(x.shape) == 1, len(y.shape) == 1
+    if row:
+        x = views.reshape(x, (1, inner_x))
+    if column:
+        y = views.reshape(y, (inner_y, 1))
+    result = _batched(x, y)
+    shape = result.shape
+    if column:
+        shape = shape[:-1]
+    if row:
+        shape = shape[:-2] + shape[-1:] if not column else shape[:-1]
+    return wrap(views.reshape(result, shape))
+
+
+def _batched(x: Node, y: Node) -> Node:
+    m, k, n = x.shape[-2], x.shape[-1], y.shape[-1]
+    if len(y.shape) == 2:  # one matrix for all rows: a single tall product
+        flat = views.reshape(x, (1, math.prod(x.shape[:-1]), k))
+        out = cn.contract(flat, views.reshape(y, (1, k, n)))
+        return views.reshape(out, (*x.shape[:-1], n))
+    batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], what="matmul")
+    count = math.prod(batch)
+    left = _batch(x, batch, count)
+    right = _batch(y, batch, count)
+    return views.reshape(cn.contract(left, right), (*batch, m, n))
+
+
+def _batch(x: Node, batch: tuple[int, ...], count: int) -> Node:
+    return views.reshape(views.expand(x, (*batch, *x.shape[-2:])), (count, *x.shape[-2:]))
+
+
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of two matrices."""
+    if input.ndim != 2 or mat2.ndim != 2:
+        raise RuntimeError(f"mm: expected two matrices, got shapes {list(input.shape)} and {list(mat2.shape)}")
+    return matmul(input, mat2)
+
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """Products of two batches of matrices."""
+    if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
+        raise RuntimeError(f"bmm: expected two 3-d tensors with equal batch, got {list(input.shape)} and {list(mat2.shape)}")
+    return matmul(input, mat2)
+
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    return matmul(input, vec)
+
+
+def dot(input: Tensor, other: Tensor) -> Tensor:
+    """The inner product of two vectors."""
+    if input.ndim != 1 or other.ndim != 1:
+        raise RuntimeError(f"dot: expected two vectors, got shapes {list(input.shape)} and {list(other.shape)}")
+    return matmul(input, other)
+
+
+inner = dot
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """The outer product of two vectors."""
+    from firepot.ops.arithmetic import mul
+    from firepot.ops.shape import unsqueeze
+
+    return mul(unsqueeze(input, 1), unsqueeze(vec2, 0))
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta · input + alpha · mat1 @ mat2."""
+    from firepot.ops.arithmetic import add, mul
+
+    product = mm(mat1, mat2)
+    product = product if alpha == 1 else mul(product, alpha)
+    return add(input if beta == 1 else mul(input, beta), product)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta · input + alpha · batch1 @ batch2."""
+    from firepot.ops.arithmetic import add, mul
+
+    return add(mul(input, beta), mul(bmm(batch1, batch2), alpha))
+
+
+def einsum(equation: str, *tensors: Any) -> Tensor:
+    """Sums of products by index letters: 'bij,bjk->bik'. Ellipses broadcast; repeated letters take diagonals."""
+    given = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else list(tensors)
+    equation = equation.replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(given):
+        raise RuntimeError(f"einsum: '{equation}' names {len(terms)} operands, {len(given)} were given")
+    dtype = promoted(given)
+    used = set(equation) - set(",->.")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in used]
+    rank = max((t.ndim - len(x.replace("...", "")) for t, x in zip(given, terms, strict=True) if "..." in x), default=0)
+    dots = "".join(spare[:rank])
+    terms = [
+        x.replace("...", dots[rank - (t.ndim - len(x.replace("...", ""))) :] if "..." in x else "")
+        for x, t in zip(terms, given, strict=True)
+    ]
+    if arrow:
+        out = right.replace("...", dots)
+    else:
+        letters = sorted(c for c in set("".join(terms)) if "".join(terms).count(c) == 1 and c not in dots)
+        out = dots + "".join(letters)
+    nodes = [ew.cast(t._node, dtype) for t in given]
+    sizes: dict[str, int] = {}
+    for i, (node, term) in enumerate(zip(nodes, terms, strict=True)):
+        if len(term) != len(node.shape):
+            raise RuntimeError(f"einsum: operand {i} has {len(node.shape)} dimensions, '{equation}' names {len(term)}")
+        nodes[i], terms[i] = _diagonals(node, term)
+        for c, s in zip(terms[i], nodes[i].shape, strict=True):
+            if sizes.get(c, 1) != 1 and s not in (1, sizes[c]):
+                raise RuntimeError(f"einsum: '{c}' has sizes {sizes[c]} and {s} in '{equation}'")
+            sizes[c] = max(s, sizes.get(c, 1)) if s else 0
+    node, term = nodes[0], terms[0]
+    for i in range(1, len(nodes)):
+        later = set(out).union(*terms[i + 1 :]) if i + 1 < len(terms) else set(out)
+        node, term = _pair(node, term, nodes[i], terms[i], later, sizes)
+    gone = [d for d, c in enumerate(term) if c not in out]
+    node = rd.reduce("sum", node, gone)
+    term = "".join(c for c in term if c in out)
+    return wrap(views.permute(node, [term.index(c) for c in out]))
+
+
+def _diagonals(node: Node, term: str) -> tuple[Node, str]:
+    from firepot.ops.shape import diagonal
+
+    for c in set(term):
+        while term.count(c) > 1:
+            a = term.index(c)
+            b = term.index(c, a + 1)
+            node = diagonal(wrap(node), 0, a, b)._node
+            term = "".join(x for d, x in enumerate(term) if d not in (a, b)) + c
+    return node, term
+
+
+def _pair(x: Node, a: str, y: Node, c: str, later: set[str], sizes: dict[str, int]) -> tuple[Node, str]:
+    """One contraction: letters in both and later are the batch, in both and not later are summed."""
+    x = rd.reduce("sum", x, [d for d, l in enumerate(a) if l not in c and l not in later])
+    a = "".join(l for l in a if l in c or l in later)
+    y = rd.reduce("sum", y, [d for d, l in enumerate(c) if l not in a and l not in later])
+    c = "".join(l for l in c if l in a or l in later)
+    batch = [l for l in a if l in c and l in later]
+    summed = [l for l in a if l in c and l not in later]
+    rows = [l for l in a if l not in c]
+    columns = [l for l in c if l not in a]
+
+    def arrange(node: Node, letters: str, order: list[str], groups: list[list[str]]) -> Node:
+        node = views.permute(node, [letters.index(l) for l in order])
+        node = views.expand(node, tuple(sizes[l] for l in order))
+        return views.reshape(node, tuple(math.prod(sizes[l] for l in g) for g in groups))
+
+    left = arrange(x, a, batch + rows + summed, [batch, rows, summed])
+    right = arrange(y, c, batch + summed + columns, [batch, summed, columns])
+    order = batch + rows + columns
+    return views.reshape(cn.contract(left, right), tuple(sizes[l] for l in order)), "".join(order)
+
+
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
+    """Sum over pairs of dimensions: the last `dims` of a with the first of b, or two lists."""
+    if isinstance(dims, int):
+        first: Sequence[int] = range(a.ndim - dims, a.ndim)
+        second: Sequence[int] = range(dims)
+    else:
+        first = [axis_of(d, a.ndim, "tensordot") for d in dims[0]]
+        second = [axis_of(d, b.ndim, "tensordot") for d in dims[1]]
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    names_a = list(letters[: a.ndim])
+    names_b = list(letters[a.ndim : a.ndim + b.ndim])
+    for i, j in zip(first, second, strict=True):
+        names_b[j] = names_a[i]
+    out = [n for i, n in enumerate(names_a) if i not in first] + [n for j, n in enumerate(names_b) if j not in second]
+    return einsum(f"{''.join(names_a)},{''.join(names_b)}->{''.join(out)}", a, b)

@@ -1,0 +1,258 @@
+"""Random numbers: counter-based, so that they are a function of a seed and a position and nothing is stored.
+
+A generator is a key and an offset, both 0-d tensors: a captured function reads them as state and leaves the advanced
+offset behind. Philox 4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import gather, views
+from firepot.ops.broadcast import Number, floating
+from firepot.ops.creation import shape_of
+from firepot.tensor import Tensor, default_dtype, node_of, outside_trace, wrap
+
+
+__all__ = [
+    "Generator", "bernoulli", "bernoulli_", "default_generator", "dropout_mask", "exponential_",
+    "get_rng_state", "initial_seed", "manual_seed", "multinomial", "normal", "normal_", "rand",
+    "rand_like", "randint", "randn", "randn_like", "random_", "randperm", "seed", "set_rng_state",
+    "uniform_",
+]  # fmt: skip
+
+
+class Generator:
+    """A stream of random numbers.
+
+    >>> g = fp.Generator().manual_seed(7)
+    >>> fp.rand(3, generator=g)
+    """
+
+    def __init__(self, device: Any = "cpu") -> None:
+        self._seed = 0
+        with outside_trace():
+            self._key = wrap(node_of(0, dtypes.uint64))
+            self._offset = wrap(node_of(0, dtypes.uint64))
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start the stream of this seed anew."""
+        self._seed = int(seed)
+        self._key._rebind(node_of(_array(self._seed)))
+        self._offset._rebind(node_of(_array(0)))
+        return self
+
+    def seed(self) -> int:
+        """Start at a seed from the operating system; returns it."""
+        value = int.from_bytes(os.urandom(6), "little")
+        self.manual_seed(value)
+        return value
+
+    def initial_seed(self) -> int:
+        return self._seed
+
+    def get_state(self) -> Tensor:
+        """(key, offset) as an int64 tensor."""
+        from firepot.ops.shape import stack
+
+        return stack([wrap(ew.cast(self._key._node, dtypes.int64)), wrap(ew.cast(self._offset._node, dtypes.int64))])
+
+    def set_state(self, state: Tensor) -> None:
+        from firepot.ops.shape import select
+
+        self._key._rebind(ew.cast(select(state, 0, 0)._node, dtypes.uint64))
+        self._offset._rebind(ew.cast(select(state, 0, 1)._node, dtypes.uint64))
+
+    def bits(self, shape: tuple[int, ...]) -> Node:
+        """uint32 words, different at every call."""
+        offset = self._offset._node
+        node = ew.random_bits(self._key._node, shape, offset)
+        self._offset._rebind(ew.add(offset, ew.constant(max(math.prod(shape), 1), dtypes.uint64)))
+        return node
+
+
+def _array(value: int) -> Any:
+    import numpy as np
+
+    return np.array(value & (2**64 - 1), np.uint64)
+
+
+default_generator = Generator()
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generator."""
+    return default_generator.manual_seed(seed)
+
+
+def seed() -> int:
+    return default_generator.seed()
+
+
+def initial_seed() -> int:
+    return default_generator.initial_seed()
+
+
+def get_rng_state() -> Tensor:
+    return default_generator.get_state()
+
+
+def set_rng_state(new_state: Tensor) -> None:
+    default_generator.set_state(new_state)
+
+
+def _uniform(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -> Node:
+    """Uniform in [0, 1): 24 random bits, or 53 for float64."""
+    source = generator or default_generator
+    if dtype is dtypes.float64:
+        high = ew.cast(source.bits(shape), dtypes.uint64)
+        low = ew.cast(source.bits(shape), dtypes.uint64)
+        word = ew.or_(ew.binary("shl", high, ew.like(high, 32)), low)
+        whole = ew.cast(ew.binary("shr", word, ew.like(word, 11)), dtypes.float64)
+        return ew.mul(whole, ew.like(whole, 2.0**-53))
+    bits = source.bits(shape)
+    whole = ew.cast(ew.binary("shr", bits, ew.like(bits, 8)), dtypes.float32)
+    return ew.cast(ew.mul(whole, ew.like(whole, 2.0**-24)), dtype)
+
+
+def _normal(shape: tuple[int, ...], dtype: DType, generator: Generator | None) -> Node:
+    """Box and Muller's transform of two uniforms."""
+    work = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
+    u, v = _uniform(shape, work, generator), _uniform(shape, work, generator)
+    radius = ew.unary("sqrt", ew.mul(ew.log(ew.sub(ew.like(u, 1), u)), ew.like(u, -2)))
+    return ew.cast(ew.mul(radius, ew.unary("cos", ew.mul(v, ew.like(v, 2 * math.pi)))), dtype)
+
+
+def _made(node: Node, requires_grad: bool) -> Tensor:
+    result = wrap(node)
+    return result.requires_grad_() if requires_grad else result
+
+
+def rand(
+    *size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
+    """Uniform in [0, 1)."""
+    return _made(_uniform(shape_of(size), dtype or default_dtype(), generator), requires_grad)
+
+
+def randn(
+    *size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
+    """Normal with mean 0 and variance 1."""
+    return _made(_normal(shape_of(size), dtype or default_dtype(), generator), requires_grad)
+
+
+def rand_like(input: Tensor, *, dtype: DType | None = None) -> Tensor:
+    return rand(input.shape, dtype=dtype or input.dtype)
+
+
+def randn_like(input: Tensor, *, dtype: DType | None = None) -> Tensor:
+    return randn(input.shape, dtype=dtype or input.dtype)
+
+
+def randint(
+    low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None
+) -> Tensor:
+    """Whole numbers in low … high − 1. randint(high, size) starts at 0."""
+    if size is None:
+        low, high, size = 0, low, high
+    if high <= low:
+        raise RuntimeError(f"randint: expected low < high, got {low} and {high}")
+    source = generator or default_generator
+    shape = shape_of((size,))
+    a, b = ew.cast(source.bits(shape), dtypes.uint64), ew.cast(source.bits(shape), dtypes.uint64)
+    word = ew.or_(ew.binary("shl", a, ew.like(a, 32)), b)
+    value = ew.cast(ew.binary("remainder", word, ew.like(word, high - low)), dtypes.int64)
+    return wrap(ew.cast(ew.add(value, ew.like(value, low)), dtype or dtypes.int64))
+
+
+def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None) -> Tensor:
+    """0 … n − 1 in random order."""
+    source = generator or default_generator
+    a, b = ew.cast(source.bits((n,)), dtypes.uint64), ew.cast(source.bits((n,)), dtypes.uint64)
+    keys = ew.or_(ew.binary("shl", a, ew.like(a, 32)), b)
+    return wrap(ew.cast(gather.argsort(keys), dtype or dtypes.int64))
+
+
+def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | None = None) -> Tensor:
+    """1 with the probability that each element (or p) says, else 0."""
+    chance = input._node if p is None else ew.full(input.shape, p, floating(input._node).dtype)
+    drawn = ew.compare("lt", ew.cast(_uniform(input.shape, dtypes.float32, generator), chance.dtype), chance)
+    return wrap(ew.cast(drawn, input.dtype))
+
+
+def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None) -> Tensor:
+    """Normal with the mean and standard deviation given, as numbers or tensors."""
+    from firepot.ops import arithmetic
+    from firepot.ops.broadcast import broadcast_shapes
+
+    if size is None:
+        size = broadcast_shapes(*(x.shape for x in (mean, std) if isinstance(x, Tensor)))
+    return arithmetic.add(arithmetic.mul(randn(size, generator=generator), std), mean)
+
+
+def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
+    """Indices drawn by weight along the last dimension, by the largest of log weight plus Gumbel noise."""
+    from firepot.ops import shape
+
+    weights = input if input.ndim == 2 else shape.unsqueeze(input, 0)
+    rows, classes = weights.shape
+    if not replacement and num_samples > classes:
+        raise RuntimeError(f"multinomial: cannot draw {num_samples} of {classes} without replacement")
+    count = num_samples if replacement else 1
+    u = _uniform((rows, count, classes), dtypes.float64, generator)
+    noise = ew.neg(ew.log(ew.neg(ew.log(ew.sub(ew.like(u, 1), u)))))
+    log_weight = ew.log(ew.cast(weights._node, dtypes.float64))
+    score = ew.add(noise, views.expand(views.reshape(log_weight, (rows, 1, classes)), u.shape))
+    order = gather.argsort(score, descending=True)
+    if replacement:
+        chosen = views.reshape(views.slice_(order, (0, 0, 0), (rows, count, 1)), (rows, count))
+    else:
+        chosen = views.slice_(views.reshape(order, (rows, classes)), (0, 0), (rows, num_samples))
+    return wrap(views.reshape(chosen, (num_samples,)) if input.ndim == 1 else chosen)
+
+
+def dropout_mask(shape: tuple[int, ...], p: float, generator: Generator | None = None) -> Tensor:
+    """bool: True with probability 1 − p. Recomputed wherever it is needed, never stored."""
+    u = _uniform(shape, dtypes.float32, generator)
+    return wrap(ew.compare("ge", u, ew.like(u, p)))
+
+
+def _fill(self: Tensor, node: Node) -> Tensor:
+    return self._rebind(ew.cast(node, self.dtype))
+
+
+def uniform_(self: Tensor, a: Number = 0.0, b: Number = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with numbers uniform in [a, b)."""
+    u = _uniform(self.shape, self.dtype, generator)
+    return _fill(self, ew.add(ew.mul(u, ew.like(u, b - a)), ew.like(u, a)))
+
+
+def normal_(self: Tensor, mean: Number = 0.0, std: Number = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with normal numbers."""
+    z = _normal(self.shape, self.dtype, generator)
+    return _fill(self, ew.add(ew.mul(z, ew.like(z, std)), ew.like(z, mean)))
+
+
+def bernoulli_(self: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
+    u = _uniform(self.shape, dtypes.float32, generator)
+    return _fill(self, ew.compare("lt", u, ew.like(u, p)))
+
+
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with numbers of density λ exp(−λ x)."""
+    u = _uniform(self.shape, self.dtype, generator)
+    return _fill(self, ew.mul(ew.unary("log1p", ew.neg(u)), ew.like(u, -1 / lambd)))
+
+
+def random_(self: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+    limit = high if high is not None else (2**24 if self.dtype.kind == "f" else 2 ** (self.dtype.size * 8 - 1) - 1)
+    return _fill(self, randint(low, limit, self.shape)._node)

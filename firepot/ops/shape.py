@@ -1,0 +1,391 @@
+"""Operations that move elements without changing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from firepot.graph import dtypes
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+from firepot.ops.broadcast import axes_of, axis_of, promoted
+from firepot.tensor import Tensor, wrap
+
+
+__all__ = [
+    "broadcast_to", "cat", "chunk", "concat", "concatenate", "constant_pad", "diag", "diag_embed",
+    "diagonal", "expand", "expand_as", "flatten", "flip", "fliplr", "flipud", "hstack", "moveaxis",
+    "movedim", "narrow", "numel", "permute", "ravel", "repeat", "repeat_interleave", "reshape",
+    "reshape_as", "roll", "select", "split", "squeeze", "stack", "swapaxes", "swapdims", "t", "tile",
+    "transpose", "tril", "triu", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as", "vstack",
+]  # fmt: skip
+
+
+def _sizes(size: Sequence[Any]) -> list[int]:
+    if len(size) == 1 and isinstance(size[0], (tuple, list)):
+        size = size[0]
+    return [int(s) for s in size]
+
+
+def reshape(input: Tensor, *shape: Any) -> Tensor:
+    """The elements in row-major order under another shape; one size may be −1."""
+    sizes = _sizes(shape)
+    total = input._value.size
+    if sizes.count(-1) > 1:
+        raise RuntimeError("reshape: only one dimension can be inferred (−1)")
+    if -1 in sizes:
+        rest = math.prod(s for s in sizes if s != -1)
+        if rest == 0 or total % rest:
+            raise RuntimeError(f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})")
+        sizes[sizes.index(-1)] = total // rest
+    if math.prod(sizes) != total:
+        raise RuntimeError(f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})")
+    return wrap(views.reshape(input._node, tuple(sizes)))
+
+
+view = reshape
+
+
+def view_as(input: Tensor, other: Tensor) -> Tensor:
+    return reshape(input, other.shape)
+
+
+reshape_as = view_as
+
+
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Dimensions start_dim … end_dim joined into one."""
+    if not input.shape:
+        return reshape(input, 1)
+    rank = input.ndim
+    first, last = axis_of(start_dim, rank, "flatten"), axis_of(end_dim, rank, "flatten")
+    if first > last:
+        raise RuntimeError("flatten: start_dim cannot come after end_dim")
+    shape = input.shape
+    return reshape(input, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+
+
+def ravel(input: Tensor) -> Tensor:
+    return reshape(input, -1) if input._value.size else reshape(input, 0)
+
+
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """One dimension split into several."""
+    d = axis_of(dim, input.ndim, "unflatten")
+    sizes = list(sizes)
+    if -1 in sizes:
+        rest = math.prod(s for s in sizes if s != -1)
+        sizes[sizes.index(-1)] = input.shape[d] // max(rest, 1)
+    return reshape(input, (*input.shape[:d], *sizes, *input.shape[d + 1 :]))
+
+
+def permute(input: Tensor, *dims: Any) -> Tensor:
+    """Dimensions in another order."""
+    order = [axis_of(d, input.ndim, "permute") for d in _sizes(dims)]
+    if sorted(order) != list(range(input.ndim)):
+        raise RuntimeError(f"permute: {order} is not an order of the {input.ndim} dimensions of {list(input.shape)}")
+    return wrap(views.permute(input._node, order))
+
+
+def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two dimensions exchanged."""
+    if not input.shape:
+        return input
+    a, b = axis_of(dim0, input.ndim, "transpose"), axis_of(dim1, input.ndim, "transpose")
+    order = list(range(input.ndim))
+    order[a], order[b] = order[b], order[a]
+    return wrap(views.permute(input._node, order))
+
+
+swapaxes = swapdims = transpose
+
+
+def t(input: Tensor) -> Tensor:
+    """The transpose of a matrix (a vector or number as it is)."""
+    if input.ndim > 2:
+        raise RuntimeError(f"t() expects a tensor with at most 2 dimensions, got {input.ndim}")
+    return transpose(input, 0, 1) if input.ndim == 2 else input
+
+
+def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
+    """Dimensions moved to other places, the others keeping their order."""
+    sources = [axis_of(d, input.ndim, "movedim") for d in ([source] if isinstance(source, int) else source)]
+    targets = [axis_of(d, input.ndim, "movedim") for d in ([destination] if isinstance(destination, int) else destination)]
+    rest = iter(d for d in range(input.ndim) if d not in sources)
+    where = dict(zip(targets, sources, strict=True))
+    return permute(input, [where[d] if d in where else next(rest) for d in range(input.ndim)])
+
+
+moveaxis = movedim
+
+
+def squeeze(input: Tensor, dim: Any = None) -> Tensor:
+    """Dimensions of size 1 taken away."""
+    chosen = range(input.ndim) if dim is None else axes_of(dim, input.ndim, "squeeze")
+    return wrap(views.reshape(input._node, tuple(s for d, s in enumerate(input.shape) if s != 1 or d not in chosen)))
+
+
+def unsqueeze(input: Tensor, dim: int) -> Tensor:
+    """A dimension of size 1 put in."""
+    d = axis_of(dim, input.ndim + 1, "unsqueeze")
+    return wrap(views.reshape(input._node, (*input.shape[:d], 1, *input.shape[d:])))
+
+
+def expand(input: Tensor, *size: Any) -> Tensor:
+    """Dimensions of size 1 repeated; −1 keeps a size."""
+    sizes = _sizes(size)
+    extra = len(sizes) - input.ndim
+    if extra < 0:
+        raise RuntimeError(f"expand: {sizes} has fewer dimensions than the tensor's {list(input.shape)}")
+    for i, have in enumerate(input.shape, extra):
+        if sizes[i] == -1:
+            sizes[i] = have
+        elif have not in (1, sizes[i]):
+            raise RuntimeError(f"expand: size {have} of dimension {i - extra} cannot become {sizes[i]}; it must be 1")
+    return wrap(views.expand(input._node, tuple(sizes)))
+
+
+broadcast_to = expand
+
+
+def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    return expand(input, other.shape)
+
+
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
+    """The tensor repeated along each dimension."""
+    times = _sizes(repeats)
+    shape = (1,) * (len(times) - input.ndim) + input.shape
+    if len(times) < input.ndim:
+        raise RuntimeError(f"repeat: {len(times)} repeats for a tensor of {input.ndim} dimensions")
+    node = views.reshape(input._node, tuple(x for s in shape for x in (1, s)))
+    node = views.expand(node, tuple(x for r, s in zip(times, shape, strict=True) for x in (r, s)))
+    return wrap(views.reshape(node, tuple(r * s for r, s in zip(times, shape, strict=True))))
+
+
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    times = _sizes(dims)
+    return repeat(input, [1] * (input.ndim - len(times)) + times)
+
+
+def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
+    """Each element repeated `repeats` times in place."""
+    if dim is None:
+        input, dim = ravel(input), 0
+    d = axis_of(dim, input.ndim, "repeat_interleave")
+    shape = input.shape
+    node = views.reshape(input._node, (*shape[: d + 1], 1, *shape[d + 1 :]))
+    node = views.expand(node, (*shape[: d + 1], repeats, *shape[d + 1 :]))
+    return wrap(views.reshape(node, (*shape[:d], shape[d] * repeats, *shape[d + 1 :])))
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors one after another along a dimension; the other sizes must agree."""
+    tensors = [x for x in tensors if x.shape != (0,)] or list(tensors)[:1]
+    if not tensors:
+        raise RuntimeError("cat: expected a non-empty list of tensors")
+    first = tensors[0]
+    d = axis_of(dim, first.ndim, "cat")
+    if not first.shape:
+        raise RuntimeError("cat: zero-dimensional tensors cannot be concatenated; use stack")
+    for i, x in enumerate(tensors):
+        if x.ndim != first.ndim or any(a != b for k, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if k != d):
+            raise RuntimeError(
+                f"cat: sizes must match except in dimension {d}; tensor 0 has {list(first.shape)}, tensor {i} has {list(x.shape)}"
+            )
+    dtype = promoted(tensors)
+    return wrap(views.concatenate([ew.cast(x._node, dtype) for x in tensors], d))
+
+
+concat = concatenate = cat
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape along a new dimension."""
+    for x in tensors:
+        if x.shape != tensors[0].shape:
+            raise RuntimeError(f"stack: expects tensors of equal size, got {list(tensors[0].shape)} and {list(x.shape)}")
+    return cat([unsqueeze(x, dim) for x in tensors], dim if dim >= 0 else dim + tensors[0].ndim + 1)
+
+
+def _at_least(tensors: Sequence[Tensor], rank: int) -> list[Tensor]:
+    return [reshape(x, (1,) * (rank - x.ndim) + x.shape) if x.ndim < rank else x for x in tensors]
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    rows = _at_least(tensors, 1)
+    return cat(rows, 0 if rows[0].ndim == 1 else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    return cat(_at_least(tensors, 2), 0)
+
+
+def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Pieces of a size (the last may be smaller), or of the sizes given."""
+    d = axis_of(dim, input.ndim, "split")
+    total = input.shape[d]
+    if isinstance(split_size_or_sections, int):
+        step = split_size_or_sections
+        if step <= 0:
+            raise RuntimeError(f"split: the size of a piece must be positive, not {step}")
+        sizes = [min(step, total - i) for i in range(0, total, step)] or [0]
+    else:
+        sizes = list(split_size_or_sections)
+        if sum(sizes) != total:
+            raise RuntimeError(f"split: the sizes {sizes} do not add up to {total}, the size of dimension {d}")
+    result, start = [], 0
+    for size in sizes:
+        result.append(narrow(input, d, start, size))
+        start += size
+    return tuple(result)
+
+
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    d = axis_of(dim, input.ndim, "chunk")
+    return split(input, max(1, -(-input.shape[d] // chunks)), d)
+
+
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    d = axis_of(dim, input.ndim, "unbind")
+    return tuple(select(input, d, i) for i in range(input.shape[d]))
+
+
+def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """Elements start … start + length − 1 along a dimension."""
+    d = axis_of(dim, input.ndim, "narrow")
+    start = start + input.shape[d] if start < 0 else start
+    if not 0 <= start <= start + length <= input.shape[d]:
+        raise RuntimeError(f"narrow: start {start} and length {length} exceed size {input.shape[d]} of dimension {d}")
+    begin = [0] * input.ndim
+    begin[d] = start
+    return wrap(views.slice_(input._node, begin, (*input.shape[:d], length, *input.shape[d + 1 :])))
+
+
+def select(input: Tensor, dim: int, index: int) -> Tensor:
+    """One position along a dimension, which vanishes."""
+    d = axis_of(dim, input.ndim, "select")
+    size = input.shape[d]
+    if not -size <= index < size:
+        raise IndexError(f"select: index {index} is out of bounds for dimension {d} with size {size}")
+    return squeeze(narrow(input, d, index % size, 1), d)
+
+
+def flip(input: Tensor, *dims: Any) -> Tensor:
+    """Order reversed along dimensions."""
+    return wrap(views.flip(input._node, tuple(axis_of(d, input.ndim, "flip") for d in _sizes(dims))))
+
+
+def fliplr(input: Tensor) -> Tensor:
+    return flip(input, 1)
+
+
+def flipud(input: Tensor) -> Tensor:
+    return flip(input, 0)
+
+
+def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
+    """Elements shifted round along dimensions."""
+    if dims is None:
+        return reshape(roll(ravel(input), shifts, 0), input.shape)
+    pairs = zip([shifts] if isinstance(shifts, int) else shifts, [dims] if isinstance(dims, int) else dims, strict=True)
+    for shift, dim in pairs:
+        d = axis_of(dim, input.ndim, "roll")
+        size = input.shape[d]
+        if size and shift % size:
+            cut = size - shift % size
+            input = cat([narrow(input, d, cut, size - cut), narrow(input, d, 0, cut)], d)
+    return input
+
+
+def _diagonal_mask(rows: int, columns: int, diagonal: int, upper: bool) -> Any:
+    i = views.expand(views.reshape(ew.iota(rows, dtypes.int64), (rows, 1)), (rows, columns))
+    j = views.expand(ew.iota(columns, dtypes.int64), (rows, columns))
+    away = ew.sub(j, i)
+    return ew.compare("ge" if upper else "le", away, ew.like(away, diagonal))
+
+
+def _triangle(input: Tensor, diagonal: int, upper: bool) -> Tensor:
+    if input.ndim < 2:
+        raise RuntimeError(f"{'triu' if upper else 'tril'}: expected at least 2 dimensions, got {input.ndim}")
+    mask = views.expand(_diagonal_mask(*input.shape[-2:], diagonal, upper), input.shape)
+    return wrap(ew.where(mask, input._node, ew.like(input._node, 0)))
+
+
+def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The lower triangle, zeros above it."""
+    return _triangle(input, diagonal, False)
+
+
+def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The upper triangle, zeros below it."""
+    return _triangle(input, diagonal, True)
+
+
+def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The diagonal of two dimensions, as the last dimension."""
+    a, b = axis_of(dim1, input.ndim, "diagonal"), axis_of(dim2, input.ndim, "diagonal")
+    x = movedim(input, (a, b), (-2, -1))
+    rows, columns = x.shape[-2:]
+    length = max(0, min(rows - max(-offset, 0), columns - max(offset, 0)))
+    flat = reshape(x, (*x.shape[:-2], rows * columns))
+    start = max(offset, 0) + max(-offset, 0) * columns
+    begin = [0] * (flat.ndim - 1) + [start if length else 0]
+    return wrap(views.slice_(flat._node, begin, (*flat.shape[:-1], length), [1] * (flat.ndim - 1) + [columns + 1]))
+
+
+def diag(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The diagonal of a matrix, or the matrix with this diagonal."""
+    if input.ndim == 2:
+        return globals()["diagonal"](input, diagonal)  # type: ignore[no-any-return]
+    return diag_embed(input, diagonal)
+
+
+def diag_embed(input: Tensor, offset: int = 0) -> Tensor:
+    """Matrices with the last dimension on a diagonal."""
+    n = input.shape[-1] + abs_(offset)
+    x = pad_last(input, max(offset, 0), max(-offset, 0)) if offset else input
+    wide = views.expand(views.reshape(x._node, (*x.shape[:-1], 1, n)), (*x.shape[:-1], n, n))
+    i = views.expand(views.reshape(ew.iota(n, dtypes.int64), (n, 1)), (n, n))
+    j = views.expand(ew.iota(n, dtypes.int64), (n, n))
+    on = ew.eq(ew.sub(j, i), ew.like(i, offset))
+    return wrap(ew.where(views.expand(on, wide.shape), wide, ew.like(wide, 0)))
+
+
+def abs_(value: int) -> int:
+    return value if value >= 0 else -value
+
+
+def pad_last(input: Tensor, low: int, high: int) -> Tensor:
+    zeros = [0] * (input.ndim - 1)
+    return wrap(views.pad(input._node, [*zeros, low], [*zeros, high]))
+
+
+def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
+    """torch.nn.functional.pad's layout: (low, high) of the last dimension first."""
+    low, high = [0] * input.ndim, [0] * input.ndim
+    if len(pad) % 2 or len(pad) // 2 > input.ndim:
+        raise RuntimeError(f"pad: {list(pad)} does not fit a tensor of {input.ndim} dimensions")
+    for i in range(len(pad) // 2):
+        low[-1 - i], high[-1 - i] = pad[2 * i], pad[2 * i + 1]
+    if any(s + a + b < 0 for s, a, b in zip(input.shape, low, high, strict=True)):
+        raise RuntimeError(f"pad: {list(pad)} makes a size of {list(input.shape)} negative")
+    if input.dtype.kind != "f":
+        value = int(value)
+    return wrap(views.pad(input._node, low, high, value))
+
+
+def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Windows of a dimension, as a new last dimension."""
+    d = axis_of(dimension, input.ndim, "unfold")
+    x = movedim(input, d, -1)
+    count = (x.shape[-1] - size) // step + 1
+    if size > x.shape[-1]:
+        raise RuntimeError(f"unfold: size {size} exceeds {x.shape[-1]}, the size of dimension {d}")
+    node = views.windows(x._node, (count,), (size,), (step,), (1,), (0,), 0)
+    return movedim(wrap(node), -2, d)
+
+
+def numel(input: Tensor) -> int:
+    return input._value.size
