@@ -108,6 +108,7 @@ class WorkerPool:
         segment = self._segments.get(parcel.segment)
         if segment is None:
             segment = self._segments[parcel.segment] = SharedMemory(parcel.segment)
+        assert segment.buf is not None  # only after it was closed
         views = [segment.buf[start : start + size] for start, size in parcel.parts]
         # Tensors copy; arrays that the user will hold must not change with the worker's next batch.
         buffers: list[Any] = views[1:] if self._convert else [bytearray(view) for view in views[1:]]

@@ -146,6 +146,7 @@ class Segments:
             end = start + content.nbytes
             parts.append((start, content.nbytes))
         segment = self._take(end)
+        assert segment.buf is not None  # only after it was closed
         for (start, size), content in zip(parts, contents, strict=True):
             segment.buf[start : start + size] = content
         return Parcel(number, segment.name, tuple(parts))

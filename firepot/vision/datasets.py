@@ -90,7 +90,9 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
         """(file, label) of every sample, as torchvision names it."""
         return [(self.source.describe(n), int(i)) for n, i in zip(self.names, self.labels, strict=True)]
 
-    targets = property(lambda self: self.labels.tolist())
+    @property
+    def targets(self) -> list[int]:
+        return [int(label) for label in self.labels]
 
     def load(self, index: int) -> Array:
         """The image at `index` without the transform."""
