@@ -12,9 +12,11 @@ _KINDS = "biuf"  # the NumPy kinds that a tensor can hold
 
 
 def default_collate(batch: Sequence[Any]) -> Any:
-    """One batch of a list of samples: tensors and arrays stacked along a new first axis, numbers made into tensors.
+    """One batch of a list of samples: tensors and arrays stacked along a new first axis, numbers made into
+    tensors.
 
-    Keeps tuples, named tuples, lists and mappings, and collates their parts; strings and bytes become lists of them.
+    Keeps tuples, named tuples, lists and mappings, and collates their parts; strings and bytes become lists
+    of them.
 
     >>> images, labels = default_collate([(image, 3), (image, 7)])
 
@@ -50,11 +52,15 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         for other in batch:
             if other.keys() != first.keys():
-                raise ValueError(f"collate: the samples of a batch differ in keys: {list(first)} and {list(other)}")
+                raise ValueError(
+                    f"collate: the samples of a batch differ in keys: {list(first)} and {list(other)}"
+                )
         return {key: collate_arrays([sample[key] for sample in batch]) for key in first}
     if isinstance(first, Sequence):
         if len({len(sample) for sample in batch}) > 1:
-            raise ValueError(f"collate: the samples of a batch differ in length: {sorted({len(s) for s in batch})}")
+            raise ValueError(
+                f"collate: the samples of a batch differ in length: {sorted({len(s) for s in batch})}"
+            )
         parts = [collate_arrays(part) for part in zip(*batch, strict=True)]
         if hasattr(first, "_fields"):
             return type(first)(*parts)

@@ -16,8 +16,9 @@ Sample_co = TypeVar("Sample_co", covariant=True)
 class Dataset(Generic[Sample_co]):
     """Samples by index. Subclasses define __getitem__ and __len__.
 
-    Two optional methods make batches faster: `__getitems__(indices)` returns a list of samples, as in PyTorch;
-    `batch(indices)` returns a whole batch as NumPy arrays, in place of samples that are then collated.
+    Two optional methods make batches faster: `__getitems__(indices)` returns a list of samples, as in
+    PyTorch; `batch(indices)` returns a whole batch as NumPy arrays, in place of samples that are then
+    collated.
 
     >>> class Squares(Dataset[int]):
     ...     def __getitem__(self, index):
@@ -55,7 +56,9 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
             raise ValueError("TensorDataset: give at least one tensor")
         lengths = [len(t) for t in tensors]
         if len(set(lengths)) != 1:
-            raise ValueError(f"TensorDataset: the tensors must have the same first axis, got lengths {lengths}")
+            raise ValueError(
+                f"TensorDataset: the tensors must have the same first axis, got lengths {lengths}"
+            )
         self.tensors = tensors
         self._arrays: list[Any] | None = None
 
@@ -103,7 +106,9 @@ class ConcatDataset(Dataset[Any]):
         if not self.datasets:
             raise ValueError("ConcatDataset: give at least one data set")
         if any(isinstance(d, IterableDataset) for d in self.datasets):
-            raise TypeError("ConcatDataset: an IterableDataset has no indices; chain it in an __iter__ of your own")
+            raise TypeError(
+                "ConcatDataset: an IterableDataset has no indices; chain it in an __iter__ of your own"
+            )
         self.cumulative_sizes = list(accumulate(len(d) for d in self.datasets))  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> Any:
@@ -118,22 +123,30 @@ class ConcatDataset(Dataset[Any]):
         return self.cumulative_sizes[-1]
 
 
-def random_split(dataset: Dataset[Any], lengths: Sequence[int | float], generator: Any = None) -> list[Subset[Any]]:
+def random_split(
+    dataset: Dataset[Any], lengths: Sequence[int | float], generator: Any = None
+) -> list[Subset[Any]]:
     """Divides a data set at random into parts of the given lengths, or the given fractions, which sum to one.
 
     >>> train, test = random_split(dataset, [0.8, 0.2], generator=0)
 
-    `generator` is a firepot.Generator, a seed, or None for the default generator. The same seed gives the same parts.
-    Raises ValueError if the lengths do not sum to the length of the data set.
+    `generator` is a firepot.Generator, a seed, or None for the default generator. The same seed gives the
+    same parts. Raises ValueError if the lengths do not sum to the length of the data set.
     """
     size = len(dataset)  # type: ignore[arg-type]
     counts = [int(n) for n in lengths]
-    if math.isclose(sum(lengths), 1) and sum(lengths) <= 1 + 1e-9 and any(isinstance(n, float) for n in lengths):
+    if (
+        math.isclose(sum(lengths), 1)
+        and sum(lengths) <= 1 + 1e-9
+        and any(isinstance(n, float) for n in lengths)
+    ):
         counts = [math.floor(size * fraction) for fraction in lengths]
         for part in range(size - sum(counts)):  # what rounding down left goes to the first parts, one each
             counts[part % len(counts)] += 1
     if sum(counts) != size:
-        raise ValueError(f"random_split: the lengths {list(lengths)} sum to {sum(counts)}, the data set has {size} samples")
+        raise ValueError(
+            f"random_split: the lengths {list(lengths)} sum to {sum(counts)}, the data set has {size} samples"
+        )
     order = generator_of(seed_of(generator)).permutation(size).tolist()
     ends = list(accumulate(counts))
     return [Subset(dataset, order[end - count : end]) for end, count in zip(ends, counts, strict=True)]

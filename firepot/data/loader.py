@@ -31,7 +31,8 @@ class DataLoader:
 
     - batch_size: samples in a batch; None gives single samples.
     - shuffle: a new random order every epoch.
-    - sampler: an iterable of indices. batch_sampler: an iterable of lists of them, in place of the batching here.
+    - sampler: an iterable of indices. batch_sampler: an iterable of lists of them, in place of the batching
+      here.
     - num_workers: processes that make batches; 0 makes them in this one.
     - collate_fn: makes a batch of a list of samples (default: `default_collate`); runs in the workers.
     - drop_last: leave out a last batch that is shorter.
@@ -44,9 +45,10 @@ class DataLoader:
 
     `pin_memory` is accepted and has nothing to do on a CPU.
 
-    The order, and what data sets draw from `sample_random()`, depend on the seed and the epoch only, not on the number
-    of workers. `state_dict()` in the middle of an epoch and `load_state_dict()` in another process go on with the very
-    next batch. For that, a data set with indices makes nothing twice; an IterableDataset is read again from its start.
+    The order, and what data sets draw from `sample_random()`, depend on the seed and the epoch only, not on
+    the number of workers. `state_dict()` in the middle of an epoch and `load_state_dict()` in another process
+    go on with the very next batch. For that, a data set with indices makes nothing twice; an IterableDataset
+    is read again from its start.
     """
 
     def __init__(
@@ -72,10 +74,16 @@ class DataLoader:
             raise ValueError("DataLoader: batch_size=None excludes drop_last")
         self._stream = isinstance(dataset, IterableDataset)
         if self._stream and (shuffle or sampler is not None or batch_sampler is not None):
-            raise ValueError("DataLoader: an IterableDataset has an order of its own: no shuffle, sampler or batch_sampler")
+            raise ValueError(
+                "DataLoader: an IterableDataset has an order of its own: no shuffle, sampler or batch_sampler"
+            )
         if not self._stream and not len(dataset) and sampler is None and batch_sampler is None:
             raise ValueError("DataLoader: the data set is empty")
-        if batch_size is not None and batch_sampler is None and (not isinstance(batch_size, int) or batch_size < 1):
+        if (
+            batch_size is not None
+            and batch_sampler is None
+            and (not isinstance(batch_size, int) or batch_size < 1)
+        ):
             raise ValueError(f"DataLoader: batch_size must be a positive integer or None, got {batch_size!r}")
 
         self.dataset, self.num_workers, self.timeout = dataset, num_workers, timeout
@@ -108,7 +116,9 @@ class DataLoader:
         if not self._stream:
             return len(self.batch_sampler if self.batch_sampler is not None else self.sampler)  # type: ignore[arg-type]
         if not hasattr(self.dataset, "__len__"):
-            raise TypeError(f"DataLoader: {type(self.dataset).__name__} has no __len__, so the batches cannot be counted")
+            raise TypeError(
+                f"DataLoader: {type(self.dataset).__name__} has no __len__, so the batches cannot be counted"
+            )
         size, batch = len(self.dataset), self.batch_size or 1
         return size // batch if self.drop_last else -(-size // batch)
 
@@ -168,7 +178,14 @@ class DataLoader:
             context = get_context(context)
         default = self.collate_fn is None
         pool = WorkerPool(
-            self.dataset, self._collate(), default, self.worker_init_fn, self.num_workers, seed, context, default
+            self.dataset,
+            self._collate(),
+            default,
+            self.worker_init_fn,
+            self.num_workers,
+            seed,
+            context,
+            default,
         )
         if self.persistent_workers:
             self._pool = pool

@@ -23,9 +23,11 @@ _PATIENCE = 2.0  # seconds that a worker gets to end by itself
 
 
 class WorkerPool:
-    """`count` worker processes, each with a pipe of its own: a worker's batches arrive in the order they were asked for.
+    """`count` worker processes, each with a pipe of its own: a worker's batches arrive in the order they were
+    asked for.
 
-    `convert`: arrays in batches are to become tensors. If not, they are copied out of the shared memory as they are.
+    `convert`: arrays in batches are to become tensors. If not, they are copied out of the shared memory as
+    they are.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class WorkerPool:
         )  # at the latest when Python ends
         resource_tracker.ensure_running()  # before the workers start, so that all share one
         with warnings.catch_warnings():
-            # Python 3.12 warns of any fork beside threads. Firepot's own threads are taken down before a fork.
+            # Python 3.12 warns of any fork beside threads. Firepot's own threads are taken down before a
+            # fork.
             warnings.filterwarnings("ignore", message=".*multi-threaded.*", category=DeprecationWarning)
             for number in range(count):
                 ours, theirs = context.Pipe()
@@ -94,7 +97,9 @@ class WorkerPool:
         connection, process = self._connections[worker], self._processes[worker]
         ready = wait([connection, process.sentinel], timeout or None)
         if not ready:
-            raise RuntimeError(f"DataLoader: worker process {worker} made no batch within the timeout of {timeout} s")
+            raise RuntimeError(
+                f"DataLoader: worker process {worker} made no batch within the timeout of {timeout} s"
+            )
         if connection not in ready and not connection.poll():
             raise self._death(worker)
         try:
@@ -127,7 +132,9 @@ class WorkerPool:
             how = f"by signal {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
                 how += " (often: the system ran out of memory)"
-        return RuntimeError(f"DataLoader: worker process {worker} (pid {process.pid}) ended unexpectedly {how}")
+        return RuntimeError(
+            f"DataLoader: worker process {worker} (pid {process.pid}) ended unexpectedly {how}"
+        )
 
 
 def default_context() -> Any:

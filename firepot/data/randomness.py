@@ -1,8 +1,8 @@
 """The random generator of the sample that is being made.
 
-A loader keys it by its seed, the epoch and the sample's place in the epoch, not by the process that happens to make
-the sample. So a data set that draws from `sample_random()` gives the same samples with any number of workers, and
-after a restart in the middle of an epoch.
+A loader keys it by its seed, the epoch and the sample's place in the epoch, not by the process that happens
+to make the sample. So a data set that draws from `sample_random()` gives the same samples with any number of
+workers, and after a restart in the middle of an epoch.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ Index_co = TypeVar("Index_co", covariant=True)
 class Sampler(Generic[Index_co]):
     """An order of indices. Subclasses define __iter__, and __len__ where it is known.
 
-    One that draws its randomness from `firepot.data.sample_random()` follows the loader's seed and epoch, so its
-    order is repeated exactly when a run is resumed in the middle of an epoch.
+    One that draws its randomness from `firepot.data.sample_random()` follows the loader's seed and epoch, so
+    its order is repeated exactly when a run is resumed in the middle of an epoch.
     """
 
     def __iter__(self) -> Iterator[Index_co]:
@@ -43,7 +43,11 @@ class RandomSampler(Sampler[int]):
     """
 
     def __init__(
-        self, data_source: Sized, replacement: bool = False, num_samples: int | None = None, generator: Any = None
+        self,
+        data_source: Sized,
+        replacement: bool = False,
+        num_samples: int | None = None,
+        generator: Any = None,
     ) -> None:
         if num_samples is not None and num_samples <= 0:
             raise ValueError(f"RandomSampler: num_samples must be positive, got {num_samples}")
@@ -91,7 +95,13 @@ class WeightedRandomSampler(Sampler[int]):
         self, weights: Sequence[float], num_samples: int, replacement: bool = True, generator: Any = None
     ) -> None:
         array = np.asarray(weights.numpy() if hasattr(weights, "numpy") else weights, np.float64)
-        if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or array.min() < 0 or not array.sum():
+        if (
+            array.ndim != 1
+            or not len(array)
+            or not np.isfinite(array).all()
+            or array.min() < 0
+            or not array.sum()
+        ):
             raise ValueError("WeightedRandomSampler: weights must be one row of numbers >= 0, not all zero")
         if num_samples <= 0:
             raise ValueError(f"WeightedRandomSampler: num_samples must be positive, got {num_samples}")
@@ -105,7 +115,9 @@ class WeightedRandomSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = generator_of(self.generator)
-        return iter(random.choice(len(self.weights), self.num_samples, self.replacement, self.weights).tolist())
+        return iter(
+            random.choice(len(self.weights), self.num_samples, self.replacement, self.weights).tolist()
+        )
 
     def __len__(self) -> int:
         return self.num_samples

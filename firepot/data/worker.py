@@ -192,7 +192,9 @@ def run_worker(
     init: Callable[[int], None] | None, number: int, count: int, seed: int,
 ) -> None:  # fmt: skip
     """The whole life of a worker: ends when the loader says so, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loader ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the loader ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     seed = (seed + number) & (2**63 - 1)
     _Process.info = WorkerInfo(number, count, seed, dataset)

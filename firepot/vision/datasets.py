@@ -27,9 +27,10 @@ _IN_MEMORY_BYTES = 1 << 30
 class ImageArrays(Dataset[tuple[Any, Any]]):
     """Labelled images in memory: `images` uint8 (N, H, W, C), `labels` int64 (N,), `classes` their names.
 
-    Sample i is (image, label); the image is the array (H, W, C), or what `transform` makes of it. `batch_transform`
-    gets the uint8 images of a whole batch instead, which is much faster: see `firepot.vision.transforms.Augment`.
-    Raises ValueError if there are no images, or the shapes, the dtype or the labels do not fit.
+    Sample i is (image, label); the image is the array (H, W, C), or what `transform` makes of it.
+    `batch_transform` gets the uint8 images of a whole batch instead, which is much faster: see
+    `firepot.vision.transforms.Augment`. Raises ValueError if there are no images, or the shapes, the dtype or
+    the labels do not fit.
     """
 
     def __init__(
@@ -38,9 +39,13 @@ class ImageArrays(Dataset[tuple[Any, Any]]):
     ) -> None:  # fmt: skip
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(f"ImageArrays: images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}")
+            raise ValueError(
+                f"ImageArrays: images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}"
+            )
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"ImageArrays: {len(images)} images need as many labels, got labels of shape {labels.shape}")
+            raise ValueError(
+                f"ImageArrays: {len(images)} images need as many labels, got labels of shape {labels.shape}"
+            )
         if not len(images):
             raise ValueError("ImageArrays: there are no images")
         self.images, self.labels = images, labels.astype(np.int64)
@@ -73,8 +78,8 @@ class ImageArrays(Dataset[tuple[Any, Any]]):
 class ImageFiles(Dataset[tuple[Any, Any]]):
     """Labelled image files, decoded when a sample is taken.
 
-    Sample i is (image, label): the image uint8 (H, W, C), or what `transform` makes of it. With `image_size` every
-    image is scaled and its centre cut out, so that all have the same shape.
+    Sample i is (image, label): the image uint8 (H, W, C), or what `transform` makes of it. With `image_size`
+    every image is scaled and its centre cut out, so that all have the same shape.
     """
 
     def __init__(
@@ -149,7 +154,8 @@ class ImageData:
 
 
 class Digits(ImageArrays):
-    """Handwritten digits that come with the installation: 4,000 images to train on, 1,000 to test, 28 x 28 grey.
+    """Handwritten digits that come with the installation: 4,000 images to train on, 1,000 to test, 28 x 28
+    grey.
 
     A part of MNIST; firepot/vision/digits/LICENSE.txt has its source and its licence.
     """
@@ -170,11 +176,14 @@ class MNIST(ImageArrays):
 class FashionMNIST(ImageArrays):
     """Articles of clothing, 60,000 images to train on and 10,000 to test, 28 x 28 grey.
 
-    Without `root`, looks where the Debian package `dataset-fashion-mnist` puts the files. H. Xiao, K. Rasul and
-    R. Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms", 2017.
+    Without `root`, looks where the Debian package `dataset-fashion-mnist` puts the files. H. Xiao, K. Rasul
+    and R. Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
+    2017.
     """
 
-    def __init__(self, root: str | Path | None = None, train: bool = True, transform: Transform | None = None) -> None:
+    def __init__(
+        self, root: str | Path | None = None, train: bool = True, transform: Transform | None = None
+    ) -> None:
         places = [Path(place).expanduser() for place in ([root] if root is not None else _FASHION_FOLDERS)]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:
@@ -187,13 +196,18 @@ class FashionMNIST(ImageArrays):
 
 
 class ImageFolder(ImageFiles):
-    """A folder, or a zip archive, with one folder of images a class. Labels count the class names in sorted order.
+    """A folder, or a zip archive, with one folder of images a class. Labels count the class names in sorted
+    order.
 
     >>> dataset = ImageFolder("flowers/train", transform=transforms.ToTensor())
     """
 
     def __init__(
-        self, root: str | Path, transform: Transform | None = None, image_size: int | None = None, channels: int | None = 3
+        self,
+        root: str | Path,
+        transform: Transform | None = None,
+        image_size: int | None = None,
+        channels: int | None = 3,
     ) -> None:
         source = _open_source(root)
         classes, names, labels = _by_class([n for n in source.names() if is_image(n)], source.path)
@@ -207,13 +221,15 @@ def open_dataset(
 ) -> ImageData:  # fmt: skip
     """Opens the training and the test set that `spec` names.
 
-    "digits", "fashion-mnist", or a path: a folder of IDX files; a folder of class folders with images; a zip archive
-    of one. Class folders may lie in `train` and `test` (or `val`); if not, every fifth image a class, in a fixed
-    random order, is for testing. Images of different sizes are brought to `image_size` (default: 224, or the size of
-    all if they have the same and it is square). They are decoded into memory if they take up to 1 GiB, else read as
-    they are needed; `in_memory` decides otherwise, and `progress(done, total)` is called while decoding.
+    "digits", "fashion-mnist", or a path: a folder of IDX files; a folder of class folders with images; a zip
+    archive of one. Class folders may lie in `train` and `test` (or `val`); if not, every fifth image a class,
+    in a fixed random order, is for testing. Images of different sizes are brought to `image_size` (default:
+    224, or the size of all if they have the same and it is square). They are decoded into memory if they take
+    up to 1 GiB, else read as they are needed; `in_memory` decides otherwise, and `progress(done, total)` is
+    called while decoding.
 
-    Raises FileNotFoundError if there is no such path, and ValueError that names the file if it is empty or damaged.
+    Raises FileNotFoundError if there is no such path, and ValueError that names the file if it is empty or
+    damaged.
     """
     name = str(spec)
     if name in ("digits", "fashion-mnist"):
@@ -221,7 +237,9 @@ def open_dataset(
         return _from_arrays(name, kind(train=True), kind(train=False), image_size)
     path = Path(spec).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"no data set '{name}': neither 'digits', 'fashion-mnist', nor a folder or zip archive")
+        raise FileNotFoundError(
+            f"no data set '{name}': neither 'digits', 'fashion-mnist', nor a folder or zip archive"
+        )
     if path.is_dir() and any("-idx" in file.name or ".idx" in file.name for file in path.iterdir()):
         return _from_arrays(path.name, MNIST(path, True), MNIST(path, False), image_size)
     return _from_files(_open_source(path), image_size, in_memory, progress)
@@ -245,16 +263,23 @@ def _resized(image: Array, size: int) -> Array:
 
 
 def _from_files(
-    source: Folder | Archive, image_size: int | None, in_memory: bool | None, progress: Callable[[int, int], None] | None
+    source: Folder | Archive,
+    image_size: int | None,
+    in_memory: bool | None,
+    progress: Callable[[int, int], None] | None,
 ) -> ImageData:
     names = [n for n in source.names() if is_image(n)]
     if not names:
-        raise ValueError(f"{source.path}: no images in it; expected folders named for the classes, with JPEG or PNG files")
+        raise ValueError(
+            f"{source.path}: no images in it; expected folders named for the classes, with JPEG or PNG files"
+        )
     train, test = _divide(names, source)
     classes, train_names, train_labels = _by_class(train, source.path)
     test_classes, test_names, test_labels = _by_class(test, source.path)
     if set(test_classes) - set(classes):
-        raise ValueError(f"{source.path}: classes only in the test set: {sorted(set(test_classes) - set(classes))}")
+        raise ValueError(
+            f"{source.path}: classes only in the test set: {sorted(set(test_classes) - set(classes))}"
+        )
     test_labels = [classes.index(test_classes[label]) for label in test_labels]
     # The headers of some images tell what they are like; what differs later is scaled or reported by name.
     some = train_names[:: max(1, len(train_names) // 50)]
@@ -296,7 +321,9 @@ def _divide(names: list[str], source: Folder | Archive) -> tuple[list[str], list
     for label, class_name in enumerate(classes):
         members = [n for n, i in zip(ordered, labels, strict=True) if i == label]
         if len(members) < 2:
-            raise ValueError(f"{source.path}: class '{class_name}' has one image; training and testing need two or more")
+            raise ValueError(
+                f"{source.path}: class '{class_name}' has one image; training and testing need two or more"
+            )
         held_out = max(1, len(members) // 5)
         order = random.permutation(len(members)).tolist()
         test += [members[i] for i in sorted(order[:held_out])]
@@ -334,7 +361,9 @@ def _read_idx_pair(folder: Path, train: bool) -> tuple[Array, Array]:
     prefixes = ("train",) if train else ("t10k", "test")
 
     def read(what: str, rank: int) -> tuple[Path, Array]:
-        stems = [f"{p}-{what}{dot}idx{rank}-ubyte{end}" for p in prefixes for dot in "-." for end in (".gz", "")]
+        stems = [
+            f"{p}-{what}{dot}idx{rank}-ubyte{end}" for p in prefixes for dot in "-." for end in (".gz", "")
+        ]
         path = next((folder / stem for stem in stems if (folder / stem).exists()), None)
         if path is None:
             raise FileNotFoundError(f"{folder}: there is no {stems[0]} (nor uncompressed)")

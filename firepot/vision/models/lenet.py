@@ -8,10 +8,11 @@ from firepot import nn
 
 
 class LeNet(nn.Module):
-    """Two convolutions with pooling, then three linear layers: (N, in_channels, image_size, image_size) to (N, num_classes).
+    """Two convolutions with pooling, then three linear layers: (N, in_channels, image_size, image_size) to
+    (N, num_classes).
 
-    With rectified units and maxima in place of the paper's squashing and sub-sampling, and twice its channels with
-    batch normalisation, which takes a small network from about 97.5 to 98.5 % on 4,000 digits.
+    With rectified units and maxima in place of the paper's squashing and sub-sampling, and twice its channels
+    with batch normalisation, which takes a small network from about 97.5 to 98.5 % on 4,000 digits.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> None:

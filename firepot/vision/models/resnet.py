@@ -14,7 +14,9 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+    def __init__(
+        self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -35,7 +37,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+    def __init__(
+        self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -55,11 +59,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of `layers` blocks, an average and a linear layer: (N, in_channels, H, W) to (N, num_classes).
+    """A stem, four stages of `layers` blocks, an average and a linear layer: (N, in_channels, H, W) to (N,
+    num_classes).
 
-    Images of at most 64 x 64 get the stem that the paper has for CIFAR: a 3 x 3 convolution of stride 1 and no pooling;
-    its weight is conv1.weight all the same. `zero_init_residual` starts every block as its shortcut (P. Goyal et al.,
-    "Accurate, large minibatch SGD", 2017).
+    Images of at most 64 x 64 get the stem that the paper has for CIFAR: a 3 x 3 convolution of stride 1 and
+    no pooling; its weight is conv1.weight all the same. `zero_init_residual` starts every block as its
+    shortcut (P. Goyal et al., "Accurate, large minibatch SGD", 2017).
     """
 
     def __init__(
@@ -70,7 +75,9 @@ class ResNet(nn.Module):
         small = image_size <= _SMALL_IMAGE
         self.inplanes = 64
         self.conv1 = (
-            nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False) if small else nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+            nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
+            if small
+            else nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         )
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -88,11 +95,15 @@ class ResNet(nn.Module):
                 last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
                 nn.init.zeros_(last.weight)
 
-    def _stage(self, block: type[BasicBlock] | type[Bottleneck], planes: int, blocks: int, stride: int) -> nn.Module:
+    def _stage(
+        self, block: type[BasicBlock] | type[Bottleneck], planes: int, blocks: int, stride: int
+    ) -> nn.Module:
         width = planes * block.expansion
         downsample = None
         if stride != 1 or self.inplanes != width:
-            downsample = nn.Sequential(nn.Conv2d(self.inplanes, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            downsample = nn.Sequential(
+                nn.Conv2d(self.inplanes, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
         first = block(self.inplanes, planes, stride, downsample)
         self.inplanes = width
         return nn.Sequential(first, *(block(width, planes) for _ in range(1, blocks)))

@@ -17,7 +17,11 @@ class MLPBlock(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__(
-            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+            nn.Dropout(dropout),
         )
         for layer in (self[0], self[3]):
             nn.init.xavier_uniform_(layer.weight)
@@ -46,13 +50,21 @@ class Encoder(nn.Module):
     """The position embedding and the blocks."""
 
     def __init__(
-        self, length: int, layers: int, heads: int, width: int, hidden: int, dropout: float, attention_dropout: float
+        self,
+        length: int,
+        layers: int,
+        heads: int,
+        width: int,
+        hidden: int,
+        dropout: float,
+        attention_dropout: float,
     ) -> None:
         super().__init__()
         self.pos_embedding = nn.Parameter(fp.randn(1, length, width) * 0.02)
         self.dropout = nn.Dropout(dropout)
         blocks = OrderedDict(
-            (f"encoder_layer_{i}", EncoderBlock(heads, width, hidden, dropout, attention_dropout)) for i in range(layers)
+            (f"encoder_layer_{i}", EncoderBlock(heads, width, hidden, dropout, attention_dropout))
+            for i in range(layers)
         )
         self.layers = nn.Sequential(blocks)
         self.ln = nn.LayerNorm(width, eps=1e-6)
@@ -64,8 +76,8 @@ class Encoder(nn.Module):
 class VisionTransformer(nn.Module):
     """(N, in_channels, image_size, image_size) to (N, num_classes).
 
-    The image is cut into patches of patch_size x patch_size; each is a token, and one more token gathers the answer.
-    Raises ValueError if the patches do not fill the image.
+    The image is cut into patches of patch_size x patch_size; each is a token, and one more token gathers the
+    answer. Raises ValueError if the patches do not fill the image.
     """
 
     def __init__(
@@ -74,7 +86,9 @@ class VisionTransformer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if image_size % patch_size:
-            raise ValueError(f"VisionTransformer: patches of {patch_size} do not fill an image of {image_size}")
+            raise ValueError(
+                f"VisionTransformer: patches of {patch_size} do not fill an image of {image_size}"
+            )
         self.image_size, self.patch_size, self.hidden_dim = image_size, patch_size, hidden_dim
         self.class_token = nn.Parameter(fp.zeros(1, 1, hidden_dim))
         self.conv_proj = nn.Conv2d(in_channels, hidden_dim, patch_size, patch_size)

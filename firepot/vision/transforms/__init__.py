@@ -1,6 +1,7 @@
 """Transforms of images, named and called as torchvision's.
 
-Those of one image take Pillow images or arrays uint8 (H, W, C); `Augment`, `MixUp` and `CutMix` take a whole batch.
+Those of one image take Pillow images or arrays uint8 (H, W, C); `Augment`, `MixUp` and `CutMix` take a whole
+batch.
 """
 
 from firepot.vision.transforms.base import Compose as Compose

@@ -17,9 +17,9 @@ Random = np.random.Generator
 class Transform:
     """A function of one image. Subclasses define `apply`.
 
-    Takes a Pillow image or an array uint8 (H, W, C) and returns the same kind, until ToTensor makes a tensor of it.
-    `random` is a numpy.random.Generator or a seed. By default it is the loader's generator for this sample
-    (`firepot.data.sample_random`), so the same run gives the same images with any number of workers.
+    Takes a Pillow image or an array uint8 (H, W, C) and returns the same kind, until ToTensor makes a tensor
+    of it. `random` is a numpy.random.Generator or a seed. By default it is the loader's generator for this
+    sample (`firepot.data.sample_random`), so the same run gives the same images with any number of workers.
     """
 
     def apply(self, image: Any, random: Random) -> Any:
@@ -40,7 +40,8 @@ class Transform:
 class Compose(Transform):
     """One transform after the other.
 
-    >>> transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor(), Normalize(mean, std)])
+    >>> transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor(), Normalize(mean,
+    std)])
     """
 
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
@@ -87,7 +88,9 @@ class ToTensor(Transform):
 class Normalize(Transform):
     """(image - mean) / std, one mean and one std a channel; after ToTensor."""
 
-    def __init__(self, mean: Sequence[float] | float, std: Sequence[float] | float, inplace: bool = False) -> None:
+    def __init__(
+        self, mean: Sequence[float] | float, std: Sequence[float] | float, inplace: bool = False
+    ) -> None:
         self.mean = np.atleast_1d(np.asarray(mean, np.float32))
         self.std = np.atleast_1d(np.asarray(std, np.float32))
         if not (self.std > 0).all():
@@ -131,7 +134,9 @@ def after_tensor(name: str, image: Any) -> Any:
 
 def pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of one number or two."""
-    height, width = (size, size) if isinstance(size, int) else tuple(size) if len(size) == 2 else (size[0], size[0])
+    height, width = (
+        (size, size) if isinstance(size, int) else tuple(size) if len(size) == 2 else (size[0], size[0])
+    )
     if height <= 0 or width <= 0:
         raise ValueError(f"{name}: the size must be positive, got {size}")
     return int(height), int(width)

@@ -18,10 +18,10 @@ Array = np.ndarray[Any, Any]
 class Augment:
     """Random shifts and flips, and normalisation, of uint8 images (N, H, W, C) to float32 (N, C, H, W).
 
-    Each image is padded by `padding` pixels, a random part of the old size is cut out, and it is mirrored with
-    probability one half if `flip`; then (x / 255 - mean) / std. With padding=0 and flip=False it only normalises, as
-    for testing. Meant for `ImageArrays(..., batch_transform=Augment(...))`: for a batch of small images it is some
-    fifty times faster than transforms of single images.
+    Each image is padded by `padding` pixels, a random part of the old size is cut out, and it is mirrored
+    with probability one half if `flip`; then (x / 255 - mean) / std. With padding=0 and flip=False it only
+    normalises, as for testing. Meant for `ImageArrays(..., batch_transform=Augment(...))`: for a batch of
+    small images it is some fifty times faster than transforms of single images.
 
     >>> mean, std = channel_statistics(data.train.images)
     >>> data.train.batch_transform = Augment(mean, std, padding=4, flip=True)
@@ -44,7 +44,9 @@ class Augment:
 
     def __call__(self, images: Array, random: Any = None) -> Array:
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(f"Augment: expected images uint8 (N, H, W, C), got {images.dtype} {images.shape}")
+            raise ValueError(
+                f"Augment: expected images uint8 (N, H, W, C), got {images.dtype} {images.shape}"
+            )
         count, height, width, _ = images.shape
         moved = images.transpose(0, 3, 1, 2)
         if self.padding or self.flip:
@@ -82,13 +84,15 @@ class MixUp:
     """Every image of a batch mixed with another, and their labels with them.
 
     Takes images (N, C, H, W) and labels (N,), as tensors or arrays, and returns images and label shares
-    (N, num_classes), for `cross_entropy` with probabilities. The share of the first is drawn from Beta(alpha, alpha).
-    H. Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018.
+    (N, num_classes), for `cross_entropy` with probabilities. The share of the first is drawn from Beta(alpha,
+    alpha). H. Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018.
     """
 
     def __init__(self, *, alpha: float = 1.0, num_classes: int) -> None:
         if alpha <= 0 or num_classes < 1:
-            raise ValueError(f"{type(self).__name__}: alpha and num_classes must be positive, got {alpha}, {num_classes}")
+            raise ValueError(
+                f"{type(self).__name__}: alpha and num_classes must be positive, got {alpha}, {num_classes}"
+            )
         self.alpha, self.num_classes = alpha, num_classes
 
     def __call__(self, images: Any, labels: Any, random: Any = None) -> tuple[Any, Any]:
@@ -101,7 +105,9 @@ class MixUp:
         if numbers.min() < 0 or numbers.max() >= self.num_classes:
             raise ValueError(f"{type(self).__name__}: labels must lie between 0 and {self.num_classes - 1}")
         random = generator_of(random)
-        mixed, share = self._mix(pictures.astype(np.float32), float(random.beta(self.alpha, self.alpha)), random)
+        mixed, share = self._mix(
+            pictures.astype(np.float32), float(random.beta(self.alpha, self.alpha)), random
+        )
         shares = np.eye(self.num_classes, dtype=np.float32)[numbers]
         shares = np.float32(share) * shares + np.float32(1 - share) * np.roll(shares, 1, 0)
         return (mixed, shares) if isinstance(images, np.ndarray) else (to_tensors(mixed), to_tensors(shares))
@@ -114,7 +120,8 @@ class MixUp:
 class CutMix(MixUp):
     """A rectangle of every image replaced by another's, and the labels mixed by area. Arguments as MixUp's.
 
-    S. Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", ICCV 2019.
+    S. Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features",
+    ICCV 2019.
     """
 
     def _mix(self, images: Array, share: float, random: np.random.Generator) -> tuple[Array, float]:
