@@ -35,7 +35,8 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
         shapes = sorted({a.shape for a in arrays})
         if len(shapes) > 1:
             raise ValueError(
-                f"collate: the samples of a batch differ in shape: {', '.join(map(str, shapes[:4]))}; bring them to "
+                f"collate: the samples of a batch differ in shape: {', '.join(map(str, shapes[:4]))}; "
+                "bring them to "
                 "one shape (a transform such as Resize or CenterCrop), or pass a collate_fn that pads them"
             )
         return np.stack(arrays)
@@ -66,7 +67,8 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
             return type(first)(*parts)
         return tuple(parts) if isinstance(first, tuple) else parts
     raise TypeError(
-        f"collate: samples hold a {type(first).__module__}.{type(first).__name__}; expected tensors, arrays, numbers, "
+        f"collate: samples hold a {type(first).__module__}.{type(first).__name__}; expected tensors, "
+        "arrays, numbers, "
         "strings, tuples, lists or mappings of them. Convert it in the data set, or pass a collate_fn"
     )
 

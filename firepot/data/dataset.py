@@ -153,7 +153,7 @@ def random_split(
 
 
 def batch_function(dataset: Any) -> Callable[[Sequence[int]], Any] | None:
-    """What makes a whole batch of `dataset` at once, looking through subsets; None where only samples can be made."""
+    """What makes a whole batch of `dataset` at once, through subsets; None if only samples can be made."""
     if type(dataset) is Subset:
         inner, chosen = batch_function(dataset.dataset), dataset.indices
         return None if inner is None else lambda positions: inner([chosen[p] for p in positions])

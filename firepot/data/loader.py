@@ -52,10 +52,12 @@ class DataLoader:
     """
 
     def __init__(
-        self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None, sampler: Iterable[Any] | None = None,
-        batch_sampler: Iterable[Any] | None = None, num_workers: int = 0, collate_fn: Callable[[Any], Any] | None = None,
+        self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None,
+        sampler: Iterable[Any] | None = None, batch_sampler: Iterable[Any] | None = None,
+        num_workers: int = 0, collate_fn: Callable[[Any], Any] | None = None,
         pin_memory: bool = False, drop_last: bool = False, timeout: float = 0,
-        worker_init_fn: Callable[[int], None] | None = None, multiprocessing_context: Any = None, generator: Any = None,
+        worker_init_fn: Callable[[int], None] | None = None, multiprocessing_context: Any = None,
+        generator: Any = None,
         *, prefetch_factor: int | None = None, persistent_workers: bool = False,
     ) -> None:  # fmt: skip
         if num_workers < 0:
@@ -234,8 +236,11 @@ class _Epoch:
 
     def state(self) -> dict[str, Any]:
         return {
-            "seed": self._seed, "epoch": self.epoch, "batches": self._delivered, "sampler": self._sampler_state
-        }  # fmt: skip
+            "seed": self._seed,
+            "epoch": self.epoch,
+            "batches": self._delivered,
+            "sampler": self._sampler_state,
+        }
 
     def __iter__(self) -> _Epoch:
         return self

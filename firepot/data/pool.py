@@ -23,15 +23,17 @@ _PATIENCE = 2.0  # seconds that a worker gets to end by itself
 
 
 class WorkerPool:
-    """`count` worker processes, each with a pipe of its own: a worker's batches arrive in the order they were
-    asked for.
+    """`count` worker processes, each with a pipe of its own.
+
+    So a worker's batches arrive in the order they were asked for.
 
     `convert`: arrays in batches are to become tensors. If not, they are copied out of the shared memory as
     they are.
     """
 
     def __init__(
-        self, dataset: Any, collate: Callable[[Any], Any], whole_batches: bool, init: Callable[[int], None] | None,
+        self, dataset: Any, collate: Callable[[Any], Any], whole_batches: bool,
+        init: Callable[[int], None] | None,
         count: int, seed: int, context: Any, convert: bool,
     ) -> None:  # fmt: skip
         self.count, self._convert = count, convert
@@ -51,9 +53,11 @@ class WorkerPool:
             for number in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=run_worker, args=(theirs, dataset, collate, whole_batches, init, number, count, seed),
-                    daemon=True, name=f"firepot data worker {number}",
-                )  # fmt: skip
+                    target=run_worker,
+                    args=(theirs, dataset, collate, whole_batches, init, number, count, seed),
+                    daemon=True,
+                    name=f"firepot data worker {number}",
+                )
                 process.start()
                 theirs.close()
                 self._processes.append(process)

@@ -69,7 +69,7 @@ def generator_of(source: Any) -> np.random.Generator:
 
 
 def seed_of(source: Any) -> int:
-    """The seed in an integer, a NumPy generator (drawn from it) or a firepot.Generator; None means the default one."""
+    """The seed in an integer, a NumPy generator (drawn from it) or a firepot.Generator; None: the default."""
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
         seed = int(source)
     elif isinstance(source, np.random.Generator):

@@ -107,7 +107,8 @@ class WeightedRandomSampler(Sampler[int]):
             raise ValueError(f"WeightedRandomSampler: num_samples must be positive, got {num_samples}")
         if not replacement and num_samples > np.count_nonzero(array):
             raise ValueError(
-                f"WeightedRandomSampler: {num_samples} draws without replacement need as many weights above zero, "
+                f"WeightedRandomSampler: {num_samples} draws without replacement need as many weights "
+                "above zero, "
                 f"got {np.count_nonzero(array)}"
             )
         self.weights, self.num_samples = array / array.sum(), num_samples
@@ -124,7 +125,7 @@ class WeightedRandomSampler(Sampler[int]):
 
 
 class BatchSampler(Sampler[list[int]]):
-    """The indices of `sampler` in lists of `batch_size`; the last may be shorter, or is left out with `drop_last`."""
+    """The indices of `sampler` in lists of `batch_size`; `drop_last` leaves out a last one that is shorter."""
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False) -> None:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size <= 0:

@@ -28,7 +28,7 @@ ORDER_STREAM, SAMPLE_STREAM, BATCH_STREAM = 0, 1, 2
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What `get_worker_info()` returns: this worker's number, how many there are, its seed and its data set."""
+    """What `get_worker_info()` returns: the worker's number, their count, its seed and data set."""
 
     id: int
     num_workers: int
@@ -64,7 +64,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Parcel:
-    """One batch made: where in which shared segment its parts lie. The first part is the pickled structure."""
+    """One batch made: where in which shared segment its parts lie.
+    The first part is the pickled structure.
+    """
 
     number: int
     segment: str
@@ -130,7 +132,7 @@ class Maker:
 
 
 class Segments:
-    """A worker's shared memory: segments that are used again once the loader has taken over what is in them."""
+    """A worker's shared memory: segments, used again once the loader has taken over what is in them."""
 
     def __init__(self) -> None:
         self._all: dict[str, SharedMemory] = {}
@@ -182,9 +184,10 @@ def _check_room(size: int) -> None:
         free = shutil.disk_usage("/dev/shm").free
         if free < size:
             raise OSError(
-                errno.ENOSPC, f"a batch of {size:,} bytes does not fit into /dev/shm with {free:,} bytes free; use smaller "
-                "batches, fewer workers or a smaller prefetch_factor, or give the container more shared memory"
-            )  # fmt: skip
+                errno.ENOSPC,
+                f"a batch of {size:,} bytes does not fit into /dev/shm with {free:,} bytes free; use smaller "
+                "batches, fewer workers or a smaller prefetch_factor, or give it more shared memory",
+            )
 
 
 def run_worker(
@@ -192,9 +195,8 @@ def run_worker(
     init: Callable[[int], None] | None, number: int, count: int, seed: int,
 ) -> None:  # fmt: skip
     """The whole life of a worker: ends when the loader says so, or is gone."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the loader ends its workers
+    # Ctrl-C reaches the whole group of processes; the loader ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     seed = (seed + number) & (2**63 - 1)
     _Process.info = WorkerInfo(number, count, seed, dataset)

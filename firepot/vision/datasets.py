@@ -34,7 +34,8 @@ class ImageArrays(Dataset[tuple[Any, Any]]):
     """
 
     def __init__(
-        self, images: Array, labels: Array, classes: Sequence[str] | None = None, transform: Transform | None = None,
+        self, images: Array, labels: Array, classes: Sequence[str] | None = None,
+        transform: Transform | None = None,
         batch_transform: Transform | None = None,
     ) -> None:  # fmt: skip
         images = images[..., None] if images.ndim == 3 else images
@@ -124,7 +125,8 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
                     images = np.empty((len(self), *image.shape), np.uint8)
                 if image.shape != images.shape[1:]:
                     raise ValueError(
-                        f"{self.source.describe(self.names[index])}: the image is {image.shape} and others are "
+                        f"{self.source.describe(self.names[index])}: the image is {image.shape} and others "
+                        "are "
                         f"{images.shape[1:]}; give image_size to bring all to one size"
                     )
                 images[index] = image
@@ -189,7 +191,8 @@ class FashionMNIST(ImageArrays):
         if folder is None:
             raise FileNotFoundError(
                 f"Fashion-MNIST is not in {' or '.join(map(str, places))}. On Debian and Ubuntu, "
-                "`apt install dataset-fashion-mnist` brings it; or put its four IDX files into a folder and name that."
+                "`apt install dataset-fashion-mnist` brings it; or put its four IDX files into a folder "
+                "and name that."
             )
         images, labels = _read_idx_pair(folder, train)
         super().__init__(images, labels, _FASHION_CLASSES, transform)
@@ -372,6 +375,7 @@ def _read_idx_pair(folder: Path, train: bool) -> tuple[Array, Array]:
     (image_path, images), (label_path, labels) = read("images", 3), read("labels", 1)
     if images.ndim not in (3, 4) or labels.ndim != 1 or len(images) != len(labels):
         raise ValueError(
-            f"{image_path} has shape {images.shape} and {label_path} {labels.shape}: expected (N, H, W) and (N,)"
+            f"{image_path} has shape {images.shape} and {label_path} {labels.shape}: expected (N, H, W) "
+            "and (N,)"
         )
     return images, labels

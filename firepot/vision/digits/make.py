@@ -25,7 +25,9 @@ _TRAIN_IMAGES_PER_CLASS = 400
 def split(
     labels: np.ndarray[Any, Any], seed: int = _SEED
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The rows of the training and of the test set: both hold the same share of each class, in random order."""
+    """The rows of the training and of the test set:
+    both hold the same share of each class, in random order.
+    """
     random = np.random.default_rng(seed)
     train, test = [], []
     for label in np.unique(labels):

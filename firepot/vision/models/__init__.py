@@ -21,7 +21,8 @@ from firepot.vision.models.vit import vit_tiny as vit_tiny
 _MODELS: dict[str, Callable[..., Any]] = {
     model.__name__: model
     for model in (
-        lenet, mobilenet_v2, resnet18, resnet34, resnet50, resnet101, resnet152, vit_base, vit_small, vit_tiny,
+        lenet, mobilenet_v2, resnet18, resnet34, resnet50, resnet101, resnet152, vit_base, vit_small,
+        vit_tiny,
     )
 }  # fmt: skip
 

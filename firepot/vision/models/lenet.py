@@ -1,4 +1,7 @@
-"""LeNet: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document recognition", 1998."""
+"""LeNet.
+
+Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document recognition", 1998.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """(N, in_channels, H, W) to (N, num_classes). Images of at most 64 x 64 keep their size in the first two strides."""
+    """(N, in_channels, H, W) to (N, num_classes).
+
+    Images of at most 64 x 64 keep their size in the first two strides.
+    """
 
     def __init__(
         self, num_classes: int = 1000, width_mult: float = 1.0, dropout: float = 0.2, in_channels: int = 3,

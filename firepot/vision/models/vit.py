@@ -13,7 +13,7 @@ _SMALL_IMAGE = 64
 
 
 class MLPBlock(nn.Sequential):
-    """Two linear layers with GELU between. The numbers of its layers are those of torchvision's state_dict."""
+    """Two linear layers with GELU between, numbered as in torchvision's state_dict."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__(
@@ -81,7 +81,8 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, patch_size: int, num_layers: int, num_heads: int, hidden_dim: int, mlp_dim: int,
+        self, image_size: int, patch_size: int, num_layers: int, num_heads: int, hidden_dim: int,
+        mlp_dim: int,
         dropout: float = 0.0, attention_dropout: float = 0.0, num_classes: int = 1000, in_channels: int = 3,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -104,7 +105,8 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Any) -> Any:
         if tuple(x.shape[2:]) != (self.image_size, self.image_size):
             raise ValueError(
-                f"VisionTransformer: made for images of {self.image_size} x {self.image_size}, got a batch of shape "
+                f"VisionTransformer: made for images of {self.image_size} x {self.image_size}, got a batch "
+                "of shape "
                 f"{tuple(x.shape)}"
             )
         tokens = self.conv_proj(x).flatten(2).transpose(1, 2)

@@ -100,7 +100,8 @@ class Normalize(Transform):
         after_tensor("Normalize", image)
         if len(self.mean) not in (1, len(image)) or len(self.std) not in (1, len(image)):
             raise ValueError(
-                f"Normalize: {len(self.mean)} means and {len(self.std)} stds do not fit an image of {len(image)} channels"
+                f"Normalize: {len(self.mean)} means and {len(self.std)} stds do not fit an image of "
+                f"{len(image)} channels"
             )
         return (image - self.mean[:, None, None]) / self.std[:, None, None]
 

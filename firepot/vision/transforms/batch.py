@@ -29,7 +29,8 @@ class Augment:
     """
 
     def __init__(
-        self, mean: Sequence[float] | float, std: Sequence[float] | float, padding: int = 0, flip: bool = False,
+        self, mean: Sequence[float] | float, std: Sequence[float] | float, padding: int = 0,
+        flip: bool = False,
         padding_mode: str = "constant",
     ) -> None:  # fmt: skip
         if padding < 0:

@@ -82,12 +82,14 @@ class RandAugment(Transform):
     """
 
     def __init__(
-        self, num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31, interpolation: Any = "nearest",
+        self, num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31,
+        interpolation: Any = "nearest",
         fill: Any = 0,
     ) -> None:  # fmt: skip
         if not 0 <= magnitude < num_magnitude_bins:
             raise ValueError(
-                f"RandAugment: magnitude must lie below num_magnitude_bins {num_magnitude_bins}, got {magnitude}"
+                f"RandAugment: magnitude must lie below num_magnitude_bins {num_magnitude_bins}, got "
+                f"{magnitude}"
             )
         self.num_ops, self.magnitude, self.num_magnitude_bins = num_ops, magnitude, num_magnitude_bins
         self.interpolation, self.fill = interpolation, fill
@@ -133,8 +135,8 @@ class RandAugment(Transform):
 
 _ENHANCERS = ("Brightness", "Color", "Contrast", "Sharpness")
 _OPERATIONS = (
-    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", *_ENHANCERS, "Posterize", "Solarize",
-    "AutoContrast", "Equalize",
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", *_ENHANCERS, "Posterize",
+    "Solarize", "AutoContrast", "Equalize",
 )  # fmt: skip
 
 

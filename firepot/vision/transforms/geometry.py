@@ -50,7 +50,7 @@ class Resize(Transform):
 
 
 class Pad(Transform):
-    """Adds a border: `padding` is one width, (left and right, top and bottom), or (left, top, right, bottom)."""
+    """A border of `padding`: one width, (left and right, top and bottom), or (left, top, right, bottom)."""
 
     def __init__(
         self, padding: int | Sequence[int], fill: int | Sequence[int] = 0, padding_mode: str = "constant"
@@ -101,7 +101,8 @@ class RandomCrop(Transform):
     """
 
     def __init__(
-        self, size: int | Sequence[int], padding: int | Sequence[int] | None = None, pad_if_needed: bool = False,
+        self, size: int | Sequence[int], padding: int | Sequence[int] | None = None,
+        pad_if_needed: bool = False,
         fill: int | Sequence[int] = 0, padding_mode: str = "constant",
     ) -> None:  # fmt: skip
         self.size, self.pad_if_needed = pair("RandomCrop", size), pad_if_needed
@@ -116,7 +117,8 @@ class RandomCrop(Transform):
             image = Pad(missing, self.fill, self.padding_mode).apply(image, random)
         if image.height < height or image.width < width:
             raise ValueError(
-                f"RandomCrop: a part of {height} x {width} does not fit an image of {image.height} x {image.width}; "
+                f"RandomCrop: a part of {height} x {width} does not fit an image of {image.height} x "
+                f"{image.width}; "
                 "use padding, or pad_if_needed=True"
             )
         top = int(random.integers(image.height - height + 1))
@@ -187,7 +189,7 @@ class RandomVerticalFlip(Transform):
 
 
 class RandomRotation(Transform):
-    """Turned about its centre by an angle of up to `degrees` either way, or between the two given; counter-clockwise."""
+    """Turned counter-clockwise by up to `degrees` either way, or by an angle between the two given."""
 
     def __init__(
         self, degrees: float | tuple[float, float], interpolation: Any = "nearest", expand: bool = False,
@@ -249,8 +251,8 @@ class RandomErasing(Transform):
     """
 
     def __init__(
-        self, p: float = 0.5, scale: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 3.3),
-        value: float | Sequence[float] | str = 0, inplace: bool = False,
+        self, p: float = 0.5, scale: tuple[float, float] = (0.02, 0.33), 
+        ratio: tuple[float, float] = (0.3, 3.3), value: float | Sequence[float] | str = 0, inplace: bool = False,
     ) -> None:  # fmt: skip
         if isinstance(value, str) and value != "random":
             raise ValueError(
@@ -259,7 +261,7 @@ class RandomErasing(Transform):
         self.p, self.scale, self.ratio, self.value = probability("RandomErasing", p), scale, ratio, value
 
     def apply(self, image: Any, random: Random) -> Any:
-        channels, height, width = after_tensor("RandomErasing", image).shape
+        height, width = after_tensor("RandomErasing", image).shape[1:]
         if random.random() >= self.p:
             return image
         for _ in range(10):
@@ -269,10 +271,9 @@ class RandomErasing(Transform):
             if h < height and w < width:
                 top, left = int(random.integers(height - h + 1)), int(random.integers(width - w + 1))
                 image = image.copy()
-                cover: Any = random.standard_normal((channels, h, w)) if isinstance(self.value, str) else np.reshape(
-                    self.value, (-1, 1, 1)
-                )  # fmt: skip
-                image[:, top : top + h, left : left + w] = cover
+                part = image[:, top : top + h, left : left + w]
+                noise = isinstance(self.value, str)
+                part[:] = random.standard_normal(part.shape) if noise else np.reshape(self.value, (-1, 1, 1))
                 return image
         return image
 
@@ -281,7 +282,7 @@ def affine(
     image: Any, angle: float, translate: tuple[float, float], scale: float, shear: tuple[float, float],
     interpolation: Any = "nearest", fill: Any = 0, center: tuple[float, float] | None = None,
 ) -> Any:  # fmt: skip
-    """Turns clockwise by `angle` degrees, shears, scales about `center` (x, y; the image's by default), then shifts."""
+    """Turns clockwise by `angle` degrees, shears and scales about `center` (x, y), then shifts."""
     from PIL import Image
 
     x, y = center if center is not None else (image.width / 2, image.height / 2)
