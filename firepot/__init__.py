@@ -1,5 +1,9 @@
 """Firepot: a deep-learning framework that reads like PyTorch and compiles the whole training step."""
 
+from firepot import nn as nn
+from firepot import optim as optim
+from firepot import data as data
+from firepot import vision as vision
 from firepot.autograd import Function as Function
 from firepot.graph.dtypes import DType as dtype  # noqa: N813
 from firepot.graph.dtypes import bfloat16 as bfloat16
