@@ -63,7 +63,7 @@ def write(f: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Ma
     arrays = {name: np.ascontiguousarray(tensor.detach()._array("fp.save")) for name, tensor in tensors.items()}
     entries = {
         name: TensorSpec(
-            dtype=tensors[name].dtype.name, shape=list(array.shape), data_ptr=array.ctypes.data, data_len=array.nbytes
+            dtype=tensors[name].dtype.name, shape=list(tensors[name].shape), data_ptr=array.ctypes.data, data_len=array.nbytes
         )
         for name, array in arrays.items()
     }
