@@ -383,6 +383,15 @@ def windows(
     padding: Sequence[int], value: bool | int | float,
 ) -> Node:  # fmt: skip
     """Sliding windows over the last len(kernel) dimensions; positions outside the input hold `value`."""
+    batch = len(x.shape) - len(kernel)
+    reach = tuple(t * k for t, k in zip(out, kernel, strict=True))
+    apart = tuple(stride) == tuple(kernel) and not any(padding) and all(d == 1 for d in dilation)
+    if apart and all(r <= s for r, s in zip(reach, x.shape[batch:], strict=True)):
+        # Windows that do not overlap are another way to number the elements, whose gradient is a view too.
+        within = slice_(x, (0,) * len(x.shape), x.shape[:batch] + reach)
+        pairs = [size for pair in zip(out, kernel, strict=True) for size in pair]
+        places = range(batch, batch + 2 * len(kernel), 2)
+        return permute(reshape(within, (*x.shape[:batch], *pairs)), [*range(batch), *places, *(p + 1 for p in places)])
     return apply(
         windows_primitive,
         (x,),
