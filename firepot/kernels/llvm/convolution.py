@@ -15,11 +15,12 @@ import math
 from typing import Any
 
 from firepot.kernels.kernel import Kernel
-from firepot.kernels.llvm import convolution_depthwise, convolution_weight
+from firepot.kernels.llvm import convolution_depthwise, convolution_weight, convolution_winograd
 from firepot.kernels.llvm.convolution_depthwise import Depthwise
 from firepot.kernels.llvm.convolution_direct import Direct
 from firepot.kernels.llvm.convolution_form import Convolution
 from firepot.kernels.llvm.convolution_weight import WeightGradient
+from firepot.kernels.llvm.convolution_winograd import Winograd, WinogradWeight
 from firepot.kernels.llvm.epilogue import Epilogue
 
 __all__ = ["Convolution", "lower"]
@@ -41,16 +42,20 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         phases=plan.phases,
         label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}",
         workspace=plan.workspace_bytes,
+        scratch=plan.scratch_bytes,
         parallel=c.products >= _SERIAL,
         flops=2 * c.products,
         bytes=c.dtype.size * elements,
     )
 
 
-def _plan(c: Convolution, processor: Any) -> Depthwise | Direct | WeightGradient:
+def _plan(c: Convolution, processor: Any) -> Depthwise | Direct | WeightGradient | Winograd | WinogradWeight:
     lanes = processor.vector_bytes // c.accumulate.size
     if convolution_depthwise.applies(c):
         return Depthwise.of(c, lanes)
+    if convolution_winograd.applies(c):
+        kind = WinogradWeight if c.mode == "weight_grad" else Winograd
+        return kind.of(c, lanes, processor.vector_registers)
     if c.mode == "weight_grad":
         return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers)
     return Direct.of(c, lanes, processor.vector_registers)

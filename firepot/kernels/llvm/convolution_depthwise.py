@@ -97,6 +97,8 @@ class Depthwise:
     def workspace_bytes(self) -> int:
         return self.weight_bytes + self.source.bytes + (self.gradient.bytes if self.gradient else 0)
 
+    scratch_bytes = 0
+
     @property
     def phases(self) -> tuple[str, ...]:
         return (

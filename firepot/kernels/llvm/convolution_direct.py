@@ -84,6 +84,8 @@ class Direct:
     def workspace_bytes(self) -> int:
         return self.weight_bytes + self.zeros_bytes + self.source.bytes
 
+    scratch_bytes = 0
+
     @property
     def phases(self) -> tuple[str, ...]:
         return ("prepare", "multiply")

@@ -80,6 +80,8 @@ class WeightGradient:
     def partial_bytes(self) -> int:
         return self.tiles * self.tile.rows * self.tile.columns * self.c.accumulate.size
 
+    scratch_bytes = 0
+
     @property
     def phases(self) -> tuple[str, ...]:
         return ("prepare", "accumulate")

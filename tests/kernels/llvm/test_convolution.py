@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
+from firepot.kernels.llvm import convolution_filtering, convolution_winograd
 from firepot.kernels.llvm.convolution import Convolution, lower
 from firepot.kernels.llvm.epilogue import StoreEpilogue
 from firepot.runtime import pool
@@ -181,13 +184,13 @@ def run(c: Convolution, operands: list[Array], threads: int) -> Array:
 TOLERANCE = {"float64": 1e-13, "float32": 3e-6, "bfloat16": 5e-3, "float16": 7e-4}
 
 
-def check(c: Convolution, threads: tuple[int, ...] = (1, 3)) -> None:
+def check(c: Convolution, threads: tuple[int, ...] = (1, 3), tolerance: float | None = None) -> None:
     operands = random_operands(c)
     expected = definition(c, *operands)
     scale = max(float(np.sqrt((expected**2).mean())), 1e-30) * 6
     results = [run(c, operands, t) for t in threads]
     for result in results:
-        np.testing.assert_allclose(result, expected, rtol=0, atol=TOLERANCE[c.dtype.name] * scale)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=(tolerance or TOLERANCE[c.dtype.name]) * scale)
     for other in results[1:]:
         assert np.array_equal(results[0], other), "the result depends on the number of threads"
 
@@ -257,6 +260,51 @@ def test_other_dtypes(name: str, dtype: DType, mode: str) -> None:
 def test_other_layouts(name: str, first: Any, mode: str) -> None:
     second = ODD if first == FIRST_ else LAST
     check(describe(mode, first=first, second=second, result=ODD, **NAMED[name]), threads=(2,))
+
+
+WINOGRAD: dict[str, dict[str, Any]] = {
+    "whole tiles": {"batch": 2, "channels": 64, "out_channels": 32, "size": (1, 8, 12), "padding": (0, 1, 1)},
+    "parts of tiles": {"batch": 3, "channels": 40, "out_channels": 72, "size": (1, 7, 5), "padding": (0, 1, 1)},
+    "no border": {"batch": 2, "channels": 17, "out_channels": 19, "size": (1, 9, 6)},
+    "planes": {"batch": 2, "channels": 16, "out_channels": 16, "size": (3, 6, 6), "padding": (0, 2, 1)},
+    "many channels": {"batch": 9, "channels": 512, "out_channels": 208, "size": (1, 4, 4), "padding": (0, 1, 1)},
+    "many tiles": {"batch": 4, "channels": 32, "out_channels": 128, "size": (1, 32, 36), "padding": (0, 1, 1)},
+    "one-sided": {
+        "batch": 2, "channels": 32, "out_channels": 32, "size": (1, 8, 8), "padding": (0, 0, 1), "extra": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution_winograd, "_WORTH", math.inf)
+    c = describe(mode, kernel=(1, 3, 3), **WINOGRAD[name])
+    assert convolution_winograd.applies(c)
+    check(c, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_winograd_rounds_within_ten_times_the_direct_sum(mode: str) -> None:
+    arguments: dict[str, Any] = dict(batch=4, channels=128, out_channels=128, size=(1, 16, 16))
+    c = describe(mode, kernel=(1, 3, 3), padding=(0, 1, 1), **arguments)
+    assert convolution_winograd.applies(c)
+    operands = random_operands(c)
+    expected = definition(c, *operands)
+    errors = [
+        float(np.sqrt(((run(d, operands, 2) - expected) ** 2).mean() / (expected**2).mean()))
+        for d in (c, replace(c, winograd=False))
+    ]
+    assert errors[0] < 2.5e-6
+    assert errors[0] < 10 * errors[1]
+
+
+def test_filtering_matrices_are_exact() -> None:
+    """Σ_k from[i, k] · filter[k, j] · input[k, l] = 1 where l = i + j, else 0: the filter's definition."""
+    f = convolution_filtering
+    for i, j, l in itertools.product(range(f.RESULTS), range(f.TAPS), range(f.POINTS)):
+        total = sum(f.FROM_POINTS[i][k] * f.TO_FILTER[k][j] * f.TO_INPUT[k][l] for k in range(f.POINTS))
+        assert total == (l == i + j)
 
 
 @st.composite
