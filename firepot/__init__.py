@@ -1,5 +1,10 @@
 """Firepot: a deep-learning framework that reads like PyTorch and compiles the whole training step."""
 
+from firepot import nn as nn
+from firepot import optim as optim
+from firepot import data as data
+from firepot import vision as vision
+from firepot import autograd as autograd
 from firepot.autograd import Function as Function
 from firepot.graph.dtypes import DType as dtype  # noqa: N813
 from firepot.graph.dtypes import bfloat16 as bfloat16
@@ -19,6 +24,10 @@ from firepot.jit import TraceError as TraceError
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
 from firepot.ops.random import Generator as Generator
+from firepot.runtime.pool import get_num_threads as get_num_threads
+from firepot.runtime.pool import set_num_threads as set_num_threads
+from firepot.serialization import load as load
+from firepot.serialization import save as save
 from firepot.tensor import Device as device
 from firepot.tensor import Tensor as Tensor
 from firepot.tensor import default_dtype as get_default_dtype

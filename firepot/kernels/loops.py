@@ -189,6 +189,7 @@ OPERATIONS: dict[str, tuple[int, str]] = {
     "atan": (1, ""), "sinh": (1, ""), "cosh": (1, ""), "tanh": (1, ""), "asinh": (1, ""), "acosh": (1, ""),
     "atanh": (1, ""), "erf": (1, ""), "erfc": (1, ""), "erfinv": (1, ""), "lgamma": (1, ""), "digamma": (1, ""),
     "sigmoid": (1, "1 / (1 + exp(−x)) without overflow"),
+    "relu": (1, "the larger of x and 0; NaN stays"),
     "floor": (1, ""), "ceil": (1, ""), "trunc": (1, ""), "round": (1, "half to even"),
     "isnan": (1, "bool"), "isinf": (1, "bool"), "isfinite": (1, "bool"), "signbit": (1, "bool"),
     "not": (1, "bitwise not; logical for bool"),

@@ -22,9 +22,9 @@ __all__ = [
     "erfinv", "exp", "exp2", "expm1", "finfo", "fix", "float_power", "floor", "floor_divide", "fmax",
     "fmin", "fmod", "frac", "ge", "greater", "greater_equal", "gt", "hypot", "iinfo", "isclose",
     "isfinite", "isinf", "isnan", "le", "lerp", "less", "less_equal", "lgamma", "log", "log10", "log1p",
-    "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt",
+    "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "logsigmoid", "lt",
     "maximum", "minimum", "mul", "multiply", "nan_to_num", "ne", "neg", "negative", "nextafter",
-    "not_equal", "positive", "pow", "rad2deg", "reciprocal", "remainder", "round", "rsqrt", "rsub", "sgn",
+    "not_equal", "positive", "pow", "rad2deg", "reciprocal", "relu", "remainder", "round", "rsqrt", "rsub", "sgn",
     "sigmoid", "sign", "signbit", "sin", "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan",
     "tanh", "true_divide", "trunc", "where", "xlogy",
 ]  # fmt: skip
@@ -202,6 +202,13 @@ erfc = _unary("erfc", "1 − erf(input).")
 erfinv = _unary("erfinv", "The inverse of the error function.")
 lgamma = _unary("lgamma", "The logarithm of the absolute value of the gamma function.")
 digamma = _unary("digamma", "The derivative of lgamma.")
+def logsigmoid(input: Operand) -> Tensor:
+    """log(sigmoid(x)), without overflow for large negative x."""
+    x = input if isinstance(input, Tensor) else wrap(node_of(input))
+    return sub(minimum(x, 0.0), log1p(exp(neg(abs(x)))))
+
+
+relu = _unary("relu", "The larger of input and 0.", to_float=False)
 sigmoid = _unary("sigmoid", "1 / (1 + exp(−input)).")
 abs = _unary("abs", "The absolute value.", to_float=False)
 sign = _unary("sign", "−1, 0 or 1.", to_float=False)

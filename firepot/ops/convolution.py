@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from firepot.graph import dtypes
+from firepot.graph.node import apply
 from firepot.graph.primitives import contract as cn
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
+from firepot.graph.primitives.reduce import reduce
 from firepot.tensor import Tensor, caller_site, wrap
 
 
@@ -95,6 +97,18 @@ def windows(
     return wrap(views.windows(input._node, out, kernel, strides, dilations, paddings, fill))
 
 
+def overlap_add(
+    windows: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """The transpose of `windows`: (…, *T, *K) summed at the positions they were read from, (…, *size)."""
+    rank = len(size)
+    out, kernel = windows.shape[-2 * rank : -rank], windows.shape[-rank:]
+    params = (tuple(size), out, kernel, tuple(stride), tuple(dilation), tuple(padding))
+    spread = apply(views.spread_windows, (windows._node,), params)
+    axes = tuple(range(len(spread.shape) - rank, len(spread.shape)))
+    return wrap(reduce("sum", spread, axes))
+
+
 def check_index(index: Tensor, size: int, what: str) -> Tensor:
     """The index as int64, checked at run time to lie in 0 … size − 1.
 
@@ -110,23 +124,31 @@ def gather_rows(weight: Tensor, index: Tensor) -> Tensor:
     return wrap(gather.take(weight._node, [checked._node], (0,)))
 
 
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:  # fmt: skip
-    """softmax(scale · query keyᵀ + mask) value over the last two dimensions; scale defaults to 1/√depth."""
+def attention_probabilities(
+    query: Tensor, key: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """softmax(scale · query keyᵀ + mask): (*, L, E), (*, S, E) -> (*, L, S)."""
     from firepot.ops import arithmetic, creation, linear, reduction, shape
 
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = linear.matmul(arithmetic.mul(query, factor), shape.transpose(key, -2, -1))
-    lq, lk = scores.shape[-2:]
     if is_causal:
         if attn_mask is not None:
             raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = shape.tril(creation.ones(lq, lk, dtype=dtypes.bool_))
+        attn_mask = shape.tril(creation.ones(*scores.shape[-2:], dtype=dtypes.bool_))
     if attn_mask is not None:
         if attn_mask.dtype is dtypes.bool_:
             scores = arithmetic.where(attn_mask, scores, -math.inf)
         else:
             scores = arithmetic.add(scores, attn_mask)
-    return linear.matmul(reduction.softmax(scores, -1), value)
+    return reduction.softmax(scores, -1)
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """softmax(scale · query keyᵀ + mask) value over the last two dimensions; scale defaults to 1/√depth."""
+    from firepot.ops import linear
+
+    return linear.matmul(attention_probabilities(query, key, attn_mask, is_causal, scale), value)

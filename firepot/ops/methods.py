@@ -16,7 +16,7 @@ _SAME_NAME = {
     arithmetic: "add sub mul div true_divide floor_divide pow fmod remainder maximum minimum fmax fmin atan2 hypot "
     "copysign nextafter eq ne lt le gt ge greater greater_equal less less_equal not_equal subtract multiply divide "
     "sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh "
-    "atanh arcsin arccos arctan arctan2 erf erfc erfinv lgamma digamma sigmoid abs absolute sign sgn neg negative "
+    "atanh arcsin arccos arctan arctan2 erf erfc erfinv lgamma digamma relu sigmoid abs absolute sign sgn neg negative "
     "positive floor ceil trunc fix round frac square isnan isinf isfinite signbit logical_not logical_and logical_or "
     "logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift clamp clip "
     "clamp_min clamp_max lerp addcmul addcdiv nan_to_num logaddexp xlogy logit deg2rad rad2deg sinc isclose allclose "
@@ -36,7 +36,7 @@ _SAME_NAME = {
 
 _IN_PLACE = (
     "add sub mul div floor_divide pow remainder fmod sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan "
-    "tanh sigmoid erf abs sign neg floor ceil trunc round square clamp clamp_min clamp_max lerp addcmul addcdiv "
+    "tanh relu sigmoid erf abs sign neg floor ceil trunc round square clamp clamp_min clamp_max lerp addcmul addcdiv "
     "nan_to_num logical_not logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor "
     "masked_fill scatter scatter_add scatter_reduce index_add index_copy index_fill index_put tril triu cumsum cumprod "
     "addmm eq ne lt le gt ge"
@@ -171,7 +171,6 @@ def attach() -> None:
         "new_full": lambda self, s, v, dtype=None: creation.full(s, v, dtype=dtype or self.dtype),
         "new_tensor": lambda self, d, dtype=None: creation.tensor(d, dtype=dtype or self.dtype),
         "new_empty": lambda self, *s, dtype=None: creation.zeros(*s, dtype=dtype or self.dtype),
-        "relu": lambda self: arithmetic.clamp(self, min=0),
         "T": property(lambda self: shape.permute(self, tuple(reversed(range(self.ndim))))),
         "mT": property(lambda self: shape.transpose(self, -2, -1)), "data": property(lambda self: self.detach()),
         "itemsize": property(lambda self: self.dtype.size), "nbytes": property(lambda self: self.dtype.size * self.numel()),

@@ -230,6 +230,8 @@ _UNARY: dict[str, Rule | None] = {
     "lgamma": lambda g, y, x: (mul(g, unary("digamma", x)),),
     "digamma": None,
     "sigmoid": lambda g, y, x: (mul(g, mul(y, sub(like(y, 1), y))),),
+    # By the result, which is what follows a ReLU in memory anyway; zero at zero, as PyTorch has it.
+    "relu": lambda g, y, x: (where(compare("le", y, like(y, 0)), like(g, 0), g),),
     "floor": lambda g, y, x: (None,),
     "ceil": lambda g, y, x: (None,),
     "trunc": lambda g, y, x: (None,),

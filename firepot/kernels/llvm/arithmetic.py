@@ -60,6 +60,8 @@ def _floating(b: Builder, name: str, args: Sequence[Value]) -> Value:
         return b.fdiv(one, x)
     if name in ("maximum", "minimum"):
         return b.intrinsic(f"llvm.{name}", type, x, args[1])
+    if name == "relu":  # this form is one instruction on x86, whose max returns its second operand for NaN
+        return b.select(b.compare("ogt", zero, x), zero, x)
     if name in _ROUNDING:
         return b.intrinsic(_ROUNDING[name], type, x)
     if name == "sign":
@@ -128,6 +130,8 @@ def _integer(b: Builder, name: str, args: Sequence[Value], dtype: DType) -> Valu
     if name == "sign":
         positive = b.convert("zext", b.compare("ne", x, 0), type) if dtype.kind != "b" else x
         return b.select(b.compare("slt", x, 0), b.constant(-1, type), positive) if signed else positive
+    if name == "relu":
+        return b.intrinsic("llvm.smax", type, x, b.constant(0, type)) if signed else x
     if name in ("maximum", "minimum"):
         word = ("s" if signed else "u") + name[:3]
         return b.intrinsic(f"llvm.{word}", type, x, args[1])

@@ -1,0 +1,5 @@
+import sys
+
+from firepot.cli import main
+
+sys.exit(main())

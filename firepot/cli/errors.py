@@ -1,0 +1,5 @@
+"""The error of the command line."""
+
+
+class UserError(Exception):
+    """Something that the user can put right: shown as one line, without a traceback."""

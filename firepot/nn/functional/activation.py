@@ -1,0 +1,189 @@
+"""Activations. All are element-wise on tensors of any shape unless they name a dimension."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from firepot import ops
+from firepot.graph.dtypes import DType
+from firepot.ops import logsigmoid as logsigmoid
+from firepot.ops import relu as relu
+from firepot.ops import sigmoid as sigmoid
+from firepot.ops import tanh as tanh
+from firepot.tensor import Tensor
+
+__all__ = [
+    "celu", "elu", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
+    "leaky_relu", "log_softmax", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu",
+    "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+]  # fmt: skip
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(0, x), 6)."""
+    return hardtanh(input, 0.0, 6.0, inplace)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """x limited to min_val … max_val; the gradient is zero at the limits."""
+    inside = ops.logical_and(input > min_val, input < max_val)
+    result = ops.where(inside, input, ops.clamp(input.detach(), min_val, max_val))
+    return _written(input, result, inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where it is positive, negative_slope · x elsewhere."""
+    return _written(input, ops.where(input > 0, input, input * negative_slope), inplace)
+
+
+def rrelu(
+    input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """leaky_relu whose slope is drawn for each element in training, and is the middle otherwise."""
+    slope: Any = ops.rand_like(input) * (upper - lower) + lower if training else (lower + upper) / 2
+    return _written(input, ops.where(input >= 0, input, input * slope), inplace)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """leaky_relu with a learned slope: one, or one for each channel (dimension 1)."""
+    if weight.numel() != 1:
+        channels = input.shape[1] if input.ndim > 1 else input.shape[0] if input.ndim else 1
+        if weight.numel() != channels:
+            raise RuntimeError(
+                f"prelu: expected 1 slope or one for each of {channels} channels, got {weight.numel()}"
+            )
+        weight = weight.reshape([-1] + [1] * (input.ndim - 2)) if input.ndim > 1 else weight
+    return ops.where(input > 0, input, input * weight)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where positive, alpha · (exp(x) − 1) elsewhere. Clevert et al. (2015)."""
+    return _written(input, ops.where(input > 0, input, _expm1_below(input) * alpha), inplace)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Klambauer et al., Self-normalizing neural networks (2017)."""
+    alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+    return _written(input, ops.where(input > 0, input, _expm1_below(input) * alpha) * scale, inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """max(0, x) + min(0, alpha · (exp(x / alpha) − 1))."""
+    return _written(input, ops.where(input > 0, input, _expm1_below(input / alpha) * alpha), inplace)
+
+
+def _expm1_below(x: Tensor) -> Tensor:
+    """exp(x) − 1 for negative x; zero elsewhere, so that the branch that is not taken cannot overflow."""
+    return ops.expm1(ops.where(x > 0, 0.0, x))
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """x · Φ(x) with the normal distribution function, or its approximation by "tanh". Hendrycks & Gimpel (2016)."""
+    if approximate == "none":
+        return input * (ops.erf(input * math.sqrt(0.5)) + 1) * 0.5
+    if approximate == "tanh":
+        inner = (input + input * input * input * 0.044715) * math.sqrt(2 / math.pi)
+        return input * (ops.tanh(inner) + 1) * 0.5
+    raise RuntimeError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · sigmoid(x)."""
+    return _written(input, input * ops.sigmoid(input), inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · tanh(softplus(x))."""
+    return _written(input, input * ops.tanh(softplus(input)), inplace)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta · x)) / beta; x itself where beta · x is above the threshold."""
+    scaled = input * beta
+    large = scaled > threshold
+    return ops.where(large, input, ops.log1p(ops.exp(ops.where(large, 0.0, scaled))) / beta)
+
+
+def softsign(input: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return input / (ops.abs(input) + 1)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x moved towards zero by lambd, and zero within ±lambd."""
+    if lambd < 0:
+        raise RuntimeError(f"softshrink: lambd must be 0 or more, got {lambd}")
+    return ops.where(input > lambd, input - lambd, ops.where(input < -lambd, input + lambd, input * 0.0))
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x outside ±lambd, zero within."""
+    return ops.where(ops.logical_and(input >= -lambd, input <= lambd), 0.0, input)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """x − tanh(x)."""
+    return input - ops.tanh(input)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """x where it is above the threshold, `value` elsewhere."""
+    return _written(input, ops.where(input <= threshold, value, input), inplace)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """x / 6 + 1 / 2, limited to 0 … 1."""
+    return _written(input, hardtanh(input, -3.0, 3.0) / 6 + 0.5, inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · hardsigmoid(x). Howard et al., Searching for MobileNetV3 (2019)."""
+    middle = input * (input + 3) / 6
+    return _written(input, ops.where(input <= -3, 0.0, ops.where(input >= 3, input, middle)), inplace)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a · sigmoid(b) for the two halves a, b of a dimension. Dauphin et al. (2016)."""
+    if not input.ndim or input.shape[dim] % 2:
+        raise RuntimeError(f"glu: dimension {dim} of {list(input.shape)} must have an even size to be halved")
+    a, b = ops.chunk(input, 2, dim)
+    return a * ops.sigmoid(b)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
+    """exp(x) / Σ exp(x) along a dimension."""
+    return ops.softmax(input, _class_dimension(input, dim), dtype)
+
+
+def softmin(input: Tensor, dim: int | None = None, dtype: DType | None = None) -> Tensor:
+    """softmax(−x)."""
+    return ops.softmax(-input, _class_dimension(input, dim), dtype)
+
+
+def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
+    """x − log Σ exp(x) along a dimension."""
+    return ops.log_softmax(input, _class_dimension(input, dim), dtype)
+
+
+def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """A sample of the categorical distribution made differentiable. Jang et al. (2016), Maddison et al. (2016)."""
+    noise = -ops.log(-ops.log(ops.rand_like(logits) * (1 - 1e-7) + 1e-7 / 2))
+    soft = ops.softmax((logits + noise) / tau, dim)
+    if not hard:
+        return soft
+    places = ops.arange(soft.shape[dim]).reshape([-1 if d == dim % soft.ndim else 1 for d in range(soft.ndim)])
+    one_hot = (ops.argmax(soft, dim, keepdim=True) == places).to(soft.dtype)
+    return one_hot - soft.detach() + soft
+
+
+def _class_dimension(input: Tensor, dim: int | None) -> int:
+    """PyTorch's choice when no dimension is given."""
+    if dim is not None:
+        return dim
+    return 0 if input.ndim in (0, 1, 3) else 1
+
+
+def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
+    """The result, or with `inplace` the input handle standing for it."""
+    return input._rebind(result._node) if inplace else result

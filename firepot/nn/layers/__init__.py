@@ -1,0 +1,1 @@
+"""Layers: modules around firepot.nn.functional."""
