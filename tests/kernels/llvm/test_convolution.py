@@ -93,12 +93,12 @@ def describe(
     mode: str, batch: int, channels: int, out_channels: int, size: tuple[int, int, int], kernel: tuple[int, int, int],
     stride: tuple[int, int, int] = (1, 1, 1), padding: tuple[int, int, int] = (0, 0, 0),
     dilation: tuple[int, int, int] = (1, 1, 1), groups: int = 1, dtype: DType = dtypes.float32, first: Any = LAST,
-    second: Any = None, result: Any = None, extra: int = 0, winograd: bool = True,
+    second: Any = None, result: Any = None, extra: tuple[int, int, int] = (0, 0, 0), winograd: bool = True,
 ) -> Convolution:  # fmt: skip
     """A convolution with operands laid out in the given orders. `extra`: positions more at the high side."""
     out = tuple(
-        max(1, (n + 2 * p + extra - d * (k - 1) - 1) // s + 1)
-        for n, p, d, k, s in zip(size, padding, dilation, kernel, stride, strict=True)
+        max(1, (n + 2 * p + e - d * (k - 1) - 1) // s + 1)
+        for n, p, e, d, k, s in zip(size, padding, extra, dilation, kernel, stride, strict=True)
     )
     x, y = (batch, channels, *size), (batch, out_channels, *out)
     w = (out_channels, channels // groups, *kernel)
@@ -236,7 +236,7 @@ NAMED: dict[str, dict[str, Any]] = {
         batch=2, channels=8, out_channels=8, size=(1, 10, 11), kernel=(1, 2, 1), stride=(1, 3, 4)
     ),
     "one-sided border": dict(
-        batch=2, channels=16, out_channels=16, size=(1, 8, 8), kernel=(1, 4, 4), padding=(0, 1, 1), extra=1
+        batch=2, channels=16, out_channels=16, size=(1, 8, 8), kernel=(1, 4, 4), padding=(0, 1, 1), extra=(1, 1, 1)
     ),
 }  # fmt: skip
 
@@ -270,7 +270,7 @@ WINOGRAD: dict[str, dict[str, Any]] = {
     "many channels": {"batch": 9, "channels": 512, "out_channels": 208, "size": (1, 4, 4), "padding": (0, 1, 1)},
     "many tiles": {"batch": 4, "channels": 32, "out_channels": 128, "size": (1, 32, 36), "padding": (0, 1, 1)},
     "one-sided": {
-        "batch": 2, "channels": 32, "out_channels": 32, "size": (1, 8, 8), "padding": (0, 0, 1), "extra": 1,
+        "batch": 2, "channels": 32, "out_channels": 32, "size": (1, 8, 8), "padding": (0, 0, 1), "extra": (0, 1, 0),
     },
 }  # fmt: skip
 
@@ -327,7 +327,7 @@ def convolutions(draw: st.DrawFn) -> Convolution:
         draw(st.sampled_from(MODES)), draw(st.integers(1, 3)), groups * per_group, groups * out_per_group,
         tuple(size), tuple(kernel), tuple(triple["stride"]), tuple(triple["padding"]),  # type: ignore[arg-type]
         tuple(triple["dilation"]), groups, first=draw(orders), second=draw(orders),  # type: ignore[arg-type]
-        result=draw(orders), extra=draw(st.sampled_from([0, 0, 1])),
+        result=draw(orders), extra=draw(st.sampled_from([(0, 0, 0), (0, 0, 0), (1, 1, 1)])),
     )  # fmt: skip
 
 
