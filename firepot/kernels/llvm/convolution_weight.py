@@ -19,10 +19,11 @@ from firepot.kernels.llvm.matmul import workspace
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask
 
 _BLOCK_BYTES = 384 << 10  # of both activations that all tiles go over before the next block
+_ROW = 256  # positions of a row of a flattened convolution, at most
 
 
 def flattened(c: Convolution) -> Convolution:
-    """A 1×1 convolution without stride or border as one long row of positions, where memory allows it."""
+    """A 1×1 convolution without stride or border over rows of positions as long as useful, where memory allows it."""
     plain = c.kernel == (1, 1, 1) and c.stride == (1, 1, 1) and c.padding == (0, 0, 0)
     if not plain:
         return c
@@ -30,10 +31,14 @@ def flattened(c: Convolution) -> Convolution:
     for n_, _, z_, y_, x_ in (c.first_strides, c.second_strides):
         if (y_ != x_ * w and h > 1) or (z_ != x_ * w * h and d > 1) or (n_ != x_ * w * h * d and c.batch > 1):
             return c
-    size = (1, 1, c.batch * d * h * w)
+    positions = c.batch * d * h * w
+    width = max((k for k in range(1, _ROW + 1) if positions % k == 0))
+    if width < min(_ROW // 4, w):
+        return c
+    size = (1, positions // width, width)
 
     def flat(s: Five) -> Five:
-        return (0, s[1], 0, 0, s[4])
+        return (0, s[1], 0, s[4] * width, s[4])
 
     return replace(
         c, batch=1, input_size=size, output_size=size, first_strides=flat(c.first_strides),
@@ -59,7 +64,11 @@ class WeightGradient:
         tile = choose_tile(inner, outer, lanes, registers)
         x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True)
         gradient = source(c, [], c.out_channels, c.output_size, c.second_strides)
-        per_row = c.accumulate.size * c.output_size[2] * (c.in_channels * c.stride[2] + c.out_channels)
+        # A single tap reads each activation once for every line of tiles: only the smaller need stay in the cache.
+        channels = c.in_channels * c.stride[2] + c.out_channels
+        if math.prod(c.kernel) == 1:
+            channels = min(c.in_channels, c.out_channels) + tile.columns
+        per_row = c.accumulate.size * c.output_size[2] * channels
         return WeightGradient(
             c, tile, sweep, x, gradient, inner, outer, max(1, _BLOCK_BYTES // max(per_row, 1))
         )
@@ -84,7 +93,7 @@ class WeightGradient:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return ("prepare", "accumulate")
+        return ("prepare", "accumulate", "finish")
 
     @property
     def workspace_bytes(self) -> int:
@@ -100,11 +109,13 @@ class WeightGradient:
                 target = b.offset(base, self.source.bytes)
                 copy(b, self.c, b.operand(1), self.c.second_strides, self.gradient, target)
         with module.kernel("accumulate") as b:
-            _accumulate(b, self, epilogue)
+            _accumulate(b, self)
+        with module.kernel("finish") as b:
+            _finish(b, self, epilogue)
         return str(module)
 
 
-def _accumulate(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
+def _accumulate(b: Builder, plan: WeightGradient) -> None:
     """Each thread owns tiles [group][tap][row tile][column tile] and takes them over one block of positions after
     another, so that both activations' blocks are read from the cache."""
     c = plan.c
@@ -127,21 +138,27 @@ def _accumulate(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
     start, stop = b.share(plan.tiles)
     size = plan.tile.rows * plan.tile.columns
     width = c.output_size[2]
-    # Very long rows (flattened 1×1 convolutions) are cut into pieces of a block's size.
-    per_position = c.accumulate.size * (c.in_channels * c.stride[2] + c.out_channels)
-    piece = width if width * per_position <= 2 * _BLOCK_BYTES else max(16, _BLOCK_BYTES // per_position)
+    # Very long rows are cut into pieces.
+    per_position = c.accumulate.size * (min(c.in_channels, c.out_channels) + plan.tile.columns)
+    pieces = math.ceil(width * per_position / _BLOCK_BYTES)
+    piece = math.ceil(width / pieces)
     pieces = math.ceil(width / piece)
     with b.loop(0, max(rows, 1), plan.rows_per_block) as low, b.loop(0, pieces) as part:
         high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.rows_per_block), b.index(rows))
         begin = b.mul(part, piece)
         to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), b.index(width))
         begins = b.and_(b.compare("eq", low, 0), b.compare("eq", part, 0))
-        ends = b.and_(b.compare("eq", high, rows), b.compare("eq", to, width))
         with b.loop(start, stop) as task:
-            column_tile, rest = b.urem(task, plan.column_tiles), b.udiv(task, plan.column_tiles)
-            row_tile, rest = b.urem(rest, plan.row_tiles), b.udiv(rest, plan.row_tiles)
+            # The activation with more channels is read along its memory, the other's part stays in the cache.
+            if plan.inner > plan.outer:
+                row_tile, rest = b.urem(task, plan.row_tiles), b.udiv(task, plan.row_tiles)
+                column_tile, rest = b.urem(rest, plan.column_tiles), b.udiv(rest, plan.column_tiles)
+            else:
+                column_tile, rest = b.urem(task, plan.column_tiles), b.udiv(task, plan.column_tiles)
+                row_tile, rest = b.urem(rest, plan.row_tiles), b.udiv(rest, plan.row_tiles)
             tap, group = b.urem(rest, len(taps)), b.udiv(rest, len(taps))
-            own = b.element(partial, type, b.mul(task, size))
+            own = b.add(b.mul(b.add(b.mul(rest, plan.row_tiles), row_tile), plan.column_tiles), column_tile)
+            own = b.element(partial, type, b.mul(own, size))
             accumulators.clear(b)
             with b.when(b.xor(begins, b.constant(True, "i1"))):
                 for r in range(plan.tile.rows):
@@ -151,13 +168,10 @@ def _accumulate(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
             _positions(
                 b, plan, accumulators, x, g, table, (group, tap, row_tile, column_tile), low, high, begin, to
             )
-            with b.when(b.xor(ends, b.constant(True, "i1"))):
-                for r in range(plan.tile.rows):
-                    for v in range(plan.tile.vectors):
-                        place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
-                        b.store(accumulators.get(b, r, v), place)
-            with b.when(ends):
-                _finish_weights(b, plan, epilogue, accumulators, (group, tap, row_tile, column_tile))
+            for r in range(plan.tile.rows):
+                for v in range(plan.tile.vectors):
+                    place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
+                    b.store(accumulators.get(b, r, v), place)
 
 
 def _positions(
@@ -200,28 +214,29 @@ def _positions(
             accumulators.step(b, [functools.partial(b.load, place, type) for place in places], vectors)
 
 
-def _finish_weights(
-    b: Builder, plan: WeightGradient, epilogue: Epilogue, accumulators: Accumulators,
-    tile_place: tuple[Value, Value, Value, Value],
-) -> None:  # fmt: skip
-    tile = plan.tile
-    group, tap, row_tile, column_tile = tile_place
-    _, kh, kw = plan.c.kernel
-    x, rest = b.urem(tap, kw), b.udiv(tap, kw)
-    y, z = b.urem(rest, kh), b.udiv(rest, kh)
-    for r in range(tile.rows):
-        channel = b.add(b.mul(row_tile, tile.rows), r)
+def _finish(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
+    """Hand the sums to the epilogue one by one, in the order in which weights lie in memory as a rule.
 
-        def row(r: int = r, channel: Value = channel) -> None:
-            for v in range(tile.vectors):
-                within = b.add(b.mul(column_tile, tile.columns), v * tile.lanes)
-                out = b.add(b.mul(group, plan.outer), within)
-                mask = lane_mask(b, within, plan.outer, tile.lanes)
-                with b.when(b.compare("slt", within, plan.outer)):
-                    epilogue.emit(b, (out, channel, z, y, x), accumulators.get(b, r, v), mask)
-
-        if plan.inner % tile.rows == 0:
-            row()
-        else:
-            with b.when(b.compare("slt", channel, plan.inner)):
-                row()
+    Vectors along the output channels would have to be scattered, to places that may all meet in one set of the cache.
+    """
+    c, tile = plan.c, plan.tile
+    type = register_type(c.accumulate)
+    _, kh, kw = c.kernel
+    partial = b.offset(workspace(b), plan.source.bytes + plan.gradient.bytes)
+    start, stop = b.share(c.groups * plan.column_tiles * plan.row_tiles)
+    with b.loop(start, stop) as task:
+        row_tile, rest = b.urem(task, plan.row_tiles), b.udiv(task, plan.row_tiles)
+        column_tile, group = b.urem(rest, plan.column_tiles), b.udiv(rest, plan.column_tiles)
+        first_row, first_column = b.mul(row_tile, tile.rows), b.mul(column_tile, tile.columns)
+        rows = b.intrinsic("llvm.umin", "i64", b.sub(plan.inner, first_row), b.index(tile.rows))
+        columns = b.intrinsic("llvm.umin", "i64", b.sub(plan.outer, first_column), b.index(tile.columns))
+        own = b.add(b.mul(group, math.prod(c.kernel) * plan.row_tiles), row_tile)
+        own = b.mul(b.add(b.mul(own, plan.column_tiles), column_tile), tile.rows * tile.columns)
+        per_tap = plan.row_tiles * plan.column_tiles * tile.rows * tile.columns
+        out = b.add(b.mul(group, plan.outer), first_column)
+        with b.loop(0, columns) as column, b.loop(0, rows) as row:
+            here = b.element(partial, type, b.add(own, b.add(b.mul(row, tile.columns), column)))
+            with b.loop(0, c.kernel[0]) as z, b.loop(0, kh) as y, b.loop(0, kw) as x:
+                tap = b.add(b.mul(b.add(b.mul(z, kh), y), kw), x)
+                value = b.load(b.element(here, type, b.mul(tap, per_tap)), type)
+                epilogue.emit(b, (b.add(out, column), b.add(first_row, row), z, y, x), value, None)
