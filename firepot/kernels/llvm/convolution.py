@@ -37,7 +37,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
     elements += c.out_channels * (c.in_channels // c.groups) * math.prod(c.kernel)
     kernel = "×".join(map(str, c.kernel[1:]))
     return Kernel(
-        key=f"convolution {processor.vector_bytes} {processor.vector_registers} {c} {epilogue.key}",
+        key=f"convolution {processor.vector_bytes} {processor.vector_registers} {plan} {epilogue.key}",
         generate=lambda: plan.generate(epilogue),
         phases=plan.phases,
         label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}",

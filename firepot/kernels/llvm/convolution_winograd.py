@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from firepot.graph import dtypes
-from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
+from firepot.kernels.llvm.builder import KERNEL_PARAMETERS, Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.convolution_filtering import (
     FROM_FILTER,
     FROM_POINTS,
@@ -41,7 +41,9 @@ from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane
 _FUSED_BYTES = 1100 << 10  # transformed source and products of a block that goes all the way in the cache
 _PRODUCT_BYTES = 640 << 10  # products of a block otherwise
 _GROUP_COLUMNS = 64  # result channels of a task that does not take them all
+_CHUNK_BYTES = 10 << 20  # both transformed operands of the weight gradient at a time
 _SUM_BYTES = 256 << 10  # of both operands that the weight gradient's products go over before the next block
+_FINISHED = 16  # input channels whose weights are handed over together
 _WORTH = 0.9  # of the direct sum's time, estimated
 
 
@@ -104,11 +106,13 @@ def _transform_tile(
     count = len(matrix[0])
     n, z, first_y, first_x = place
     plane = b.add(b.mul(n, strides[0]), b.mul(z, strides[2]))
-    rows, columns = [], []
-    for first, stride, length, found in ((first_y, strides[3], size[1], rows), (first_x, strides[4], size[2], columns)):
-        for i in range(count):
-            position = b.add(first, i)
-            found.append((b.mul(position, stride), b.compare("ult", position, length)))
+
+    def line_of_positions(first: Value, stride: int, length: int) -> list[tuple[Value, Value]]:
+        positions = [b.add(first, i) for i in range(count)]
+        return [(b.mul(position, stride), b.compare("ult", position, length)) for position in positions]
+
+    rows = line_of_positions(first_y, strides[3], size[1])
+    columns = line_of_positions(first_x, strides[4], size[2])
     places = []
     for row, row_exists in rows:
         line = b.add(plane, row)
@@ -404,19 +408,27 @@ def _results(
 
 @dataclass(frozen=True)
 class WinogradWeight:
-    """Weight gradient."""
+    """Weight gradient. Image tiles are transformed and multiplied in chunks that stay in the shared cache."""
 
     c: Convolution
     tiling: Tiling
     tile: TileShape
+    chunks: int
 
     @staticmethod
     def of(c: Convolution, lanes: int, registers: int) -> WinogradWeight:
-        return WinogradWeight(c, Tiling.of(c), choose_tile(c.in_channels, c.out_channels, lanes, registers))
+        plan = WinogradWeight(c, Tiling.of(c), choose_tile(c.in_channels, c.out_channels, lanes, registers), 1)
+        return replace(plan, chunks=math.ceil((plan.source_bytes + plan.gradient_bytes) / _CHUNK_BYTES))
+
+    @property
+    def chunk(self) -> int:
+        """Image tiles of a chunk."""
+        return math.ceil(self.tiling.tiles / self.chunks)
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return ("prepare", "transform", "multiply", "finish")
+        parts = (f"{what}_{i}" for i in range(self.chunks) for what in ("transform", "multiply"))
+        return ("prepare", *parts, "finish")
 
     scratch_bytes = 0
 
@@ -437,6 +449,15 @@ class WinogradWeight:
         return self.panels * self.tile.columns
 
     @property
+    def source_spacing(self) -> int:
+        """Elements between points of a chunk's transformed x, not a power of two."""
+        return self.chunk * self.source_row + self.tile.lanes
+
+    @property
+    def gradient_spacing(self) -> int:
+        return self.chunk * self.gradient_row + self.tile.lanes
+
+    @property
     def sum_spacing(self) -> int:
         return self.rows * self.tile.rows * self.gradient_row + self.tile.lanes
 
@@ -446,11 +467,11 @@ class WinogradWeight:
 
     @property
     def source_bytes(self) -> int:
-        return round_up(4 * PRODUCTS * self.tiling.tiles * self.source_row)
+        return round_up(4 * PRODUCTS * self.source_spacing)
 
     @property
     def gradient_bytes(self) -> int:
-        return round_up(4 * PRODUCTS * self.tiling.tiles * self.gradient_row)
+        return round_up(4 * PRODUCTS * self.gradient_spacing)
 
     @property
     def workspace_bytes(self) -> int:
@@ -460,10 +481,16 @@ class WinogradWeight:
         module = Module("winograd_weight_gradient", workspace_operand=2 + epilogue.operands)
         with module.kernel("prepare") as b:
             _clear_zeros(b, workspace(b), max(self.c.in_channels, self.c.out_channels), self.tile.lanes)
-        with module.kernel("transform") as b:
-            _transform_both(b, self)
-        with module.kernel("multiply") as b:
-            _sum_products(b, self)
+        parts = (("transform", _transform_both), ("multiply", _sum_products))
+        for what, generate in parts:
+            with module.function(what, [*KERNEL_PARAMETERS, ("i64", "first"), ("i64", "last")], internal=True) as b:
+                generate(b, self)
+        for i in range(self.chunks):
+            first, last = i * self.chunk, min((i + 1) * self.chunk, self.tiling.tiles)
+            for what, _ in parts:
+                with module.kernel(f"{what}_{i}") as b:
+                    arguments = [b.arg(name) for _, name in KERNEL_PARAMETERS]
+                    b.call(what, "void", *arguments, b.index(first), b.index(last))
         with module.kernel("finish") as b:
             _finish_weights(b, self, epilogue)
         return str(module)
@@ -477,45 +504,47 @@ class WinogradWeight:
 
 
 def _transform_both(b: Builder, plan: WinogradWeight) -> None:
-    c, lanes, tiles = plan.c, plan.tile.lanes, plan.tiling.tiles
+    """Image tiles from `first` to `last` into [point][tile][channel]."""
+    c, lanes = plan.c, plan.tile.lanes
     zeros, source, gradient, _ = plan.places(b)
-    start, stop = b.share(tiles)
+    start, stop = b.share(b.sub(b.arg("last"), b.arg("first")))
     with b.loop(start, stop) as t:
-        n, z, y, x = place = plan.tiling.place(b, t)
+        n, z, y, x = place = plan.tiling.place(b, b.add(b.arg("first"), t))
         shifted = (n, z, b.sub(y, c.padding[1]), b.sub(x, c.padding[2]))
         own = b.element(source, "float", b.mul(t, plan.source_row))
         _transform_tile(
             b, TO_INPUT, b.operand(0), c.first_strides, c.input_size, shifted, c.in_channels, zeros, own,
-            tiles * plan.source_row, lanes,
+            plan.source_spacing, lanes,
         )  # fmt: skip
         own = b.element(gradient, "float", b.mul(t, plan.gradient_row))
         _transform_tile(
             b, TO_GRADIENT, b.operand(1), c.second_strides, c.output_size, place, c.out_channels, zeros, own,
-            tiles * plan.gradient_row, lanes,
+            plan.gradient_spacing, lanes,
         )  # fmt: skip
 
 
 def _sum_products(b: Builder, plan: WinogradWeight) -> None:
-    """Sums over image tiles into [point][input channel][output channel]; tasks are [point][panel]."""
-    tile, tiles = plan.tile, plan.tiling.tiles
+    """Add image tiles `first` to `last` up into [point][input channel][output channel]; tasks are [point][panel]."""
+    tile = plan.tile
+    tiles = b.sub(b.arg("last"), b.arg("first"))
     _, source, gradient, sums = plan.places(b)
     accumulators = Accumulators(b, tile, plan.c.accumulate)
     longest = max(1, _SUM_BYTES // (4 * (plan.source_row + tile.columns)))
-    step = math.ceil(tiles / math.ceil(tiles / longest))
+    step = math.ceil(plan.chunk / math.ceil(plan.chunk / longest))
     start, stop = b.share(PRODUCTS * plan.panels)
     with b.loop(start, stop) as task:
         panel, point = b.urem(task, plan.panels), b.udiv(task, plan.panels)
-        left = b.element(source, "float", b.mul(point, tiles * plan.source_row))
-        right = b.add(b.mul(point, tiles * plan.gradient_row), b.mul(panel, tile.columns))
+        left = b.element(source, "float", b.mul(point, plan.source_spacing))
+        right = b.add(b.mul(point, plan.gradient_spacing), b.mul(panel, tile.columns))
         right = b.element(gradient, "float", right)
         target = b.add(b.mul(point, plan.sum_spacing), b.mul(panel, tile.columns))
         target = b.element(sums, "float", target)
         with b.loop(0, tiles, step) as low, b.loop(0, plan.rows) as row:
-            high = b.intrinsic("llvm.umin", "i64", b.add(low, step), b.index(tiles))
+            high = b.intrinsic("llvm.umin", "i64", b.add(low, step), tiles)
             own = b.element(target, "float", b.mul(row, tile.rows * plan.gradient_row))
             places = _accumulator_places(b, tile, own, plan.gradient_row)
             accumulators.clear(b)
-            with b.when(b.compare("sgt", low, 0)):
+            with b.when(b.compare("sgt", b.add(low, b.arg("first")), 0)):
                 for r, v, there in places:
                     accumulators.set(b, r, v, b.load(there, accumulators.type))
             numbers = b.element(left, "float", b.mul(row, tile.rows))
@@ -525,22 +554,33 @@ def _sum_products(b: Builder, plan: WinogradWeight) -> None:
 
 
 def _finish_weights(b: Builder, plan: WinogradWeight, epilogue: Epilogue) -> None:
+    """Transform the sums of a vector of output channels and a few input channels, then hand them over by output channel.
+
+    Weights lie in this order as a rule: a line of the result is filled at once.
+    """
     c, lanes = plan.c, plan.tile.lanes
     wide = vector("float", lanes)
     *_, sums = plan.places(b)
-    vectors = math.ceil(c.out_channels / lanes)
-    start, stop = b.share(vectors * c.in_channels)
+    vectors, groups = math.ceil(c.out_channels / lanes), math.ceil(c.in_channels / _FINISHED)
+    taps = TAPS * TAPS
+    results = b.variable(f"[{_FINISHED * taps} x {wide}]", align=64)
+    start, stop = b.share(vectors * groups)
     with b.loop(start, stop) as task:
-        channel, v = b.urem(task, c.in_channels), b.udiv(task, c.in_channels)
-        out = b.mul(v, lanes)
-        own = b.element(sums, "float", b.add(b.mul(channel, plan.gradient_row), out))
-        points = [
-            [b.load(b.element(own, "float", (i * POINTS + j) * plan.sum_spacing), wide) for j in range(POINTS)]
-            for i in range(POINTS)
-        ]
-        mask = lane_mask(b, out, c.out_channels, lanes)
-        results = both_ways(b, from_points, FROM_FILTER, points)
-        for y in range(TAPS):
-            for x in range(TAPS):
-                index: Sequence[Operand] = (out, channel, 0, y, x)
-                epilogue.emit(b, tuple(b.index(i) for i in index), results[y][x], mask)
+        group, v = b.urem(task, groups), b.udiv(task, groups)
+        out, first = b.mul(v, lanes), b.mul(group, _FINISHED)
+        count = b.intrinsic("llvm.umin", "i64", b.sub(c.in_channels, first), b.index(_FINISHED))
+        with b.loop(0, count) as i:
+            own = b.element(sums, "float", b.add(b.mul(b.add(first, i), plan.gradient_row), out))
+            points = [
+                [b.load(b.element(own, "float", (j * POINTS + k) * plan.sum_spacing), wide) for k in range(POINTS)]
+                for j in range(POINTS)
+            ]
+            place = b.element(results, "float", b.mul(i, taps * lanes))
+            square = both_ways(b, from_points, FROM_FILTER, points)
+            for k, value in enumerate(v for line in square for v in line):
+                b.store(value, b.element(place, "float", k * lanes))
+        existing = b.intrinsic("llvm.umin", "i64", b.sub(c.out_channels, out), b.index(lanes))
+        with b.loop(0, existing) as lane, b.loop(0, count) as i, b.loop(0, TAPS) as y, b.loop(0, TAPS) as x:
+            number = b.add(b.mul(b.add(b.mul(i, TAPS), y), TAPS), x)
+            value = b.load(b.element(results, "float", b.add(b.mul(number, lanes), lane)), "float")
+            epilogue.emit(b, (b.add(out, lane), b.add(first, i), b.index(0), y, x), value, None)

@@ -17,6 +17,7 @@ from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm import convolution_filtering, convolution_winograd
 from firepot.kernels.llvm.convolution import Convolution, lower
+from firepot.kernels.llvm.convolution_winograd import WinogradWeight
 from firepot.kernels.llvm.epilogue import StoreEpilogue
 from firepot.runtime import pool
 from firepot.runtime.buffer import Buffer
@@ -281,6 +282,14 @@ def test_winograd(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(convolution_winograd, "_WORTH", math.inf)
     c = describe(mode, kernel=(1, 3, 3), **WINOGRAD[name])
     assert convolution_winograd.applies(c)
+    check(c, tolerance=2e-5)
+
+
+def test_winograd_weight_gradient_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution_winograd, "_WORTH", math.inf)
+    monkeypatch.setattr(convolution_winograd, "_CHUNK_BYTES", 100 << 10)
+    c = describe("weight_grad", 3, 24, 40, (1, 11, 9), (1, 3, 3), padding=(0, 1, 1))
+    assert WinogradWeight.of(c, 16, 32).chunks > 1
     check(c, tolerance=2e-5)
 
 
