@@ -26,6 +26,11 @@ SCALARS = {
 }  # fmt: skip
 _BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 _FLOATS = ("half", "bfloat", "float", "double")
+# The native calling convention (kernels/kernel.py).
+KERNEL_PARAMETERS = [
+    ("ptr noalias nocapture readonly", "operands"), ("i64", "thread"), ("i64", "threads"),
+    ("ptr noalias", "scratch"), ("ptr noalias", "error"),
+]  # fmt: skip
 _OVERLOADS = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}
 
 
@@ -171,11 +176,7 @@ class Module:
 
         Arguments: operands, thread, threads, scratch, error.
         """
-        return self.function(
-            name,
-            [("ptr noalias nocapture readonly", "operands"), ("i64", "thread"), ("i64", "threads"),
-             ("ptr noalias", "scratch"), ("ptr noalias", "error")],
-        )  # fmt: skip
+        return self.function(name, KERNEL_PARAMETERS)
 
     def __str__(self) -> str:
         parts = [f"; {self.name}", *self._globals, *self._functions, *self._declarations.values(), *self._metadata]
