@@ -33,9 +33,17 @@ __all__ = [
 Operand = Any
 
 
-def _binary(name: str, what: str, doc: str) -> Callable[..., Tensor]:
+def _binary(name: str, what: str, doc: str, kinds: str = "biuf") -> Callable[..., Tensor]:
+    """A binary operation on promoted dtypes of these kinds; 'F' turns integers into the default floating dtype."""
+
     def function(input: Operand, other: Operand) -> Tensor:
-        a, b = operands(what, input, other)
+        dtype = promoted((input, other))
+        if dtype.kind not in kinds:
+            if "F" not in kinds:
+                expected = "floating-point tensors" if kinds == "f" else "integers or bools"
+                raise TypeError(f"{what}: expected {expected}, the operands promote to {dtype.name}")
+            dtype = default_dtype()
+        a, b = operands(what, input, other, dtype=dtype)
         return wrap(ew.binary(name, a, b))
 
     function.__name__ = function.__qualname__ = what
@@ -66,11 +74,15 @@ def _unary(name: str, doc: str, to_float: bool = True) -> Callable[..., Tensor]:
 def add(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
     """input + alpha · other."""
     a, b = operands("add", input, other)
-    if alpha != 1:
-        if isinstance(alpha, float) and a.dtype.kind != "f":
-            raise RuntimeError(f"add: for integral tensors alpha must be an integer, not {alpha}")
-        b = ew.mul(b, ew.like(b, alpha))
-    return wrap(ew.add(a, b))
+    return wrap(ew.add(a, _weighted(b, alpha, "add")))
+
+
+def _weighted(node: Node, alpha: Operand, what: str) -> Node:
+    if isinstance(alpha, (int, float)) and alpha == 1:
+        return node
+    if isinstance(alpha, float) and node.dtype.kind != "f":
+        raise RuntimeError(f"{what}: for integral tensors alpha must be an integer, not {alpha}")
+    return ew.mul(node, expand(node_of(alpha, node.dtype), node.shape))
 
 
 def sub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
@@ -78,9 +90,7 @@ def sub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
     a, b = operands("sub", input, other)
     if a.dtype is dtypes.bool_:
         raise RuntimeError("sub: subtraction of bool tensors is not supported; use logical_xor or ~")
-    if alpha != 1:
-        b = ew.mul(b, ew.like(b, alpha))
-    return wrap(ew.sub(a, b))
+    return wrap(ew.sub(a, _weighted(b, alpha, "sub")))
 
 
 def rsub(input: Operand, other: Operand) -> Tensor:
@@ -92,11 +102,11 @@ maximum = _binary("maximum", "maximum", "The larger of two elements; NaN if eith
 minimum = _binary("minimum", "minimum", "The smaller of two elements; NaN if either is.")
 fmod = _binary("fmod", "fmod", "The remainder with the sign of the first operand (C's fmod).")
 remainder = _binary("remainder", "remainder", "The remainder with the sign of the second operand (Python's %).")
-bitwise_and = _binary("and", "bitwise_and", "Bitwise and of integers or bools.")
-bitwise_or = _binary("or", "bitwise_or", "Bitwise or of integers or bools.")
-bitwise_xor = _binary("xor", "bitwise_xor", "Bitwise exclusive or of integers or bools.")
-bitwise_left_shift = _binary("shl", "bitwise_left_shift", "input · 2^other for integers.")
-bitwise_right_shift = _binary("shr", "bitwise_right_shift", "input / 2^other rounded down, for integers.")
+bitwise_and = _binary("and", "bitwise_and", "Bitwise and of integers or bools.", "biu")
+bitwise_or = _binary("or", "bitwise_or", "Bitwise or of integers or bools.", "biu")
+bitwise_xor = _binary("xor", "bitwise_xor", "Bitwise exclusive or of integers or bools.", "biu")
+bitwise_left_shift = _binary("shl", "bitwise_left_shift", "input · 2^other for integers.", "iu")
+bitwise_right_shift = _binary("shr", "bitwise_right_shift", "input / 2^other rounded down, for integers.", "iu")
 eq = _compare("eq", "input = other, as bool.")
 ne = _compare("ne", "input ≠ other, as bool.")
 lt = _compare("lt", "input < other, as bool.")
@@ -153,9 +163,7 @@ def _whole_power(x: Node, exponent: float) -> Node | None:
         return ew.unary("sqrt", x)
     if exponent == -0.5:
         return ew.unary("rsqrt", x)
-    if exponent == -1:
-        return ew.unary("reciprocal", x)
-    return ew.like(x, 1) if exponent == 0 else None
+    return ew.unary("reciprocal", x) if exponent == -1 else None
 
 
 def float_power(input: Operand, exponent: Operand) -> Tensor:
@@ -164,16 +172,10 @@ def float_power(input: Operand, exponent: Operand) -> Tensor:
     return wrap(ew.power(a, b))
 
 
-def atan2(input: Operand, other: Operand) -> Tensor:
-    """The angle of the point (x = other, y = input), in −π … π."""
-    dtype = promoted((input, other))
-    a, b = operands("atan2", input, other, dtype=dtype if dtype.kind == "f" else default_dtype())
-    return wrap(ew.binary("atan2", a, b))
-
-
-hypot = _binary("hypot", "hypot", "√(input² + other²) without overflow.")
-copysign = _binary("copysign", "copysign", "The size of the first with the sign of the second.")
-nextafter = _binary("nextafter", "nextafter", "The next float from the first toward the second.")
+atan2 = _binary("atan2", "atan2", "The angle of the point (x = other, y = input), in −π … π.", "fF")
+hypot = _binary("hypot", "hypot", "√(input² + other²) without overflow.", "f")
+copysign = _binary("copysign", "copysign", "The size of the first with the sign of the second.", "fF")
+nextafter = _binary("nextafter", "nextafter", "The next float from the first toward the second.", "f")
 
 sqrt = _unary("sqrt", "The square root.")
 rsqrt = _unary("rsqrt", "1 / √input.")
@@ -211,7 +213,7 @@ def logsigmoid(input: Operand) -> Tensor:
 relu = _unary("relu", "The larger of input and 0.", to_float=False)
 sigmoid = _unary("sigmoid", "1 / (1 + exp(−input)).")
 abs = _unary("abs", "The absolute value.", to_float=False)
-sign = _unary("sign", "−1, 0 or 1.", to_float=False)
+sign = _unary("sign", "−1, 0 or 1. NaN stays NaN, as in the array API standard (PyTorch gives 0).", to_float=False)
 absolute = abs
 sgn = sign
 
@@ -335,7 +337,6 @@ def clamp(input: Operand, min: Operand = None, max: Operand = None) -> Tensor:
     values = [v for v in (input, min, max) if v is not None]
     nodes = operands("clamp", *values)
     x = nodes.pop(0)
-    inside: Node | None = None
     result = x
     if min is not None:
         low = nodes.pop(0)
@@ -343,7 +344,6 @@ def clamp(input: Operand, min: Operand = None, max: Operand = None) -> Tensor:
     if max is not None:
         high = nodes.pop(0)
         result = ew.where(ew.compare("gt", result, high), high, result)
-    del inside
     return wrap(result)
 
 
@@ -440,14 +440,16 @@ def xlogy(input: Operand, other: Operand) -> Tensor:
     dtype = promoted((input, other))
     a, b = operands("xlogy", input, other, dtype=dtype if dtype.kind == "f" else default_dtype())
     zero = ew.like(a, 0)
-    safe = ew.where(ew.eq(a, zero), ew.like(b, 1), b)
-    value = ew.mul(a, ew.log(safe))
-    return wrap(ew.where(ew.and_(ew.eq(a, zero), ew.unary("not", ew.predicate("isnan", b))), zero, value))
+    nothing = ew.and_(ew.eq(a, zero), ew.unary("not", ew.predicate("isnan", b)))
+    safe = ew.where(nothing, ew.like(b, 1), b)
+    return wrap(ew.where(nothing, zero, ew.mul(a, ew.log(safe))))
 
 
 def logit(input: Operand, eps: float | None = None) -> Tensor:
     """log(x / (1 − x))."""
-    x = input if eps is None else clamp(input, eps, 1 - eps)
+    x: Operand = wrap(floating(node_of(input)))
+    if eps is not None:
+        x = clamp(x, eps, 1 - eps)
     return log(div(x, sub(1, x)))
 
 

@@ -197,10 +197,12 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 
 
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:  # noqa: A001
+    """Whether an element is not zero: bool for every dtype (PyTorch makes an exception of uint8)."""
     return _fold("any", ew.cast(input._node, dtypes.bool_), dim, keepdim, "any")
 
 
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:  # noqa: A001
+    """Whether no element is zero: bool for every dtype (PyTorch makes an exception of uint8)."""
     return _fold("all", ew.cast(input._node, dtypes.bool_), dim, keepdim, "all")
 
 
@@ -223,7 +225,10 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> T
     """The p-norm of the elements over dimensions: (Σ |x|^p)^(1/p), the largest |x| for p = inf. 'fro' is 2."""
     x = floating(input._node)
     if p == "fro" or p == 2:
-        return wrap(ew.unary("sqrt", _fold("sum", ew.square(x), dim, keepdim, "norm")._node))
+        squares = _fold("sum", ew.square(x), dim, keepdim, "norm")._node
+        zero = ew.eq(squares, ew.like(squares, 0))  # where the root has no slope; the norm's gradient is 0 there
+        root = ew.unary("sqrt", ew.where(zero, ew.like(squares, 1), squares))
+        return wrap(ew.where(zero, squares, root))
     size = ew.unary("abs", x)
     if p == math.inf or p == -math.inf:
         return _fold("max" if p > 0 else "min", size, dim, keepdim, "norm")

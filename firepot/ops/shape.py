@@ -39,7 +39,7 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
         if rest == 0 or total % rest:
             raise RuntimeError(f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})")
         sizes[sizes.index(-1)] = total // rest
-    if math.prod(sizes) != total:
+    if math.prod(sizes) != total or any(s < 0 for s in sizes):
         raise RuntimeError(f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})")
     return wrap(views.reshape(input._node, tuple(sizes)))
 
@@ -77,6 +77,8 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     if -1 in sizes:
         rest = math.prod(s for s in sizes if s != -1)
         sizes[sizes.index(-1)] = input.shape[d] // max(rest, 1)
+    if math.prod(sizes) != input.shape[d]:
+        raise RuntimeError(f"unflatten: sizes {sizes} do not multiply to {input.shape[d]}, the size of dimension {d}")
     return reshape(input, (*input.shape[:d], *sizes, *input.shape[d + 1 :]))
 
 
@@ -203,6 +205,8 @@ concat = concatenate = cat
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new dimension."""
+    if not tensors:
+        raise RuntimeError("stack: expected a non-empty list of tensors")
     for x in tensors:
         if x.shape != tensors[0].shape:
             raise RuntimeError(f"stack: expects tensors of equal size, got {list(tensors[0].shape)} and {list(x.shape)}")
@@ -274,7 +278,8 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
 
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """Order reversed along dimensions."""
-    return wrap(views.flip(input._node, tuple(axis_of(d, input.ndim, "flip") for d in _sizes(dims))))
+    axes = axes_of(_sizes(dims), input.ndim, "flip") if _sizes(dims) else ()
+    return wrap(views.flip(input._node, axes))
 
 
 def fliplr(input: Tensor) -> Tensor:

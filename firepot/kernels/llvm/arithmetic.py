@@ -104,6 +104,9 @@ def _floor_divide(b: Builder, x: Value, y: Value) -> Value:
     nearest = b.intrinsic("llvm.floor", x.type, lowered)
     step = b.compare("ogt", b.sub(lowered, nearest), b.constant(0.5, x.type))
     rounded = b.select(step, b.add(nearest, b.constant(1.0, x.type)), nearest)
+    # x − rest cancels to +0 whatever the signs: a zero takes the sign of the true quotient.
+    signed_zero = b.intrinsic("llvm.copysign", x.type, zero, b.fdiv(x, y))
+    rounded = b.select(b.compare("oeq", rounded, zero), signed_zero, rounded)
     return b.select(b.compare("oeq", y, zero), b.fdiv(x, y), rounded)
 
 

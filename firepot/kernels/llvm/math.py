@@ -137,8 +137,8 @@ def tanh(b: Builder, x: Value) -> Value:
     near = b.fma(b.mul(square, x), polynomial(b, square, _TANH), x)
     e = exp(b, b.add(size, size))
     far = b.sub(one, b.fdiv(b.constant(2.0, type), b.add(e, one)))
-    far = b.intrinsic("llvm.copysign", type, far, x)
-    return b.select(b.compare("olt", size, b.constant(0.625, type)), near, far)
+    y = b.select(b.compare("olt", size, b.constant(0.625, type)), near, far)
+    return b.intrinsic("llvm.copysign", type, y, x)  # of the zero too
 
 
 def erf(b: Builder, x: Value) -> Value:
