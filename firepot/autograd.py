@@ -105,7 +105,9 @@ class Function:
         inputs = tuple(args[i]._node for i in context._tensor_positions)
         plain = getattr(context, "_plain", set())
         made = tuple(
-            t if id(t) in plain or t.dtype.kind != "f" else wrap(apply(_Custom(cls, context, n, nodes), (nodes[n], *inputs)))
+            t
+            if id(t) in plain or t.dtype.kind != "f"
+            else wrap(apply(_Custom(cls, context, n, nodes), (nodes[n], *inputs)))
             for n, t in enumerate(outputs)
         )
         return made if isinstance(result, tuple) else made[0]

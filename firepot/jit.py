@@ -276,9 +276,7 @@ class Jitted:
         self._traces.setdefault(key, []).append(trace)
         return trace.run(arguments)
 
-    def _finish(
-        self, capture: _Capture, result: Any, arguments: list[Tensor], stand_ins: list[Node]
-    ) -> _Trace:
+    def _finish(self, capture: _Capture, result: Any, arguments: list[Tensor], stand_ins: list[Node]) -> _Trace:
         """Compile what was recorded, and put the captured tensors back as they were before the call."""
         out_tensors: list[Tensor] = []
         template = _strip(result, out_tensors)

@@ -81,11 +81,7 @@ class DataLoader:
             )
         if not self._stream and not len(dataset) and sampler is None and batch_sampler is None:
             raise ValueError("DataLoader: the data set is empty")
-        if (
-            batch_size is not None
-            and batch_sampler is None
-            and (not isinstance(batch_size, int) or batch_size < 1)
-        ):
+        if batch_size is not None and batch_sampler is None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"DataLoader: batch_size must be a positive integer or None, got {batch_size!r}")
 
         self.dataset, self.num_workers, self.timeout = dataset, num_workers, timeout

@@ -113,11 +113,15 @@ class Module:
             self.register_buffer(name, value, value.persistent)
         elif name in self.__dict__.get("_parameters", ()):
             if value is not None:
-                raise TypeError(f"cannot assign a {type(value).__name__} as parameter '{name}'; a Parameter or None is expected")
+                raise TypeError(
+                    f"cannot assign a {type(value).__name__} as parameter '{name}'; a Parameter or None is expected"
+                )
             self._parameters[name] = None
         elif name in self.__dict__.get("_buffers", ()):
             if value is not None and not isinstance(value, Tensor):
-                raise TypeError(f"cannot assign a {type(value).__name__} as buffer '{name}'; a Tensor or None is expected")
+                raise TypeError(
+                    f"cannot assign a {type(value).__name__} as buffer '{name}'; a Tensor or None is expected"
+                )
             self._buffers[name] = value
         elif name in self.__dict__.get("_modules", ()) and value is None:
             self._modules[name] = None

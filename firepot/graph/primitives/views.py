@@ -154,9 +154,7 @@ class _Pad(View):
         low, high, _ = node.params
         inner = tuple(i - a for i, a in zip(index, low, strict=True))
         conditions = tuple(
-            (i, s)
-            for i, s, a, b in zip(inner, node.inputs[0].shape, low, high, strict=True)
-            if a > 0 or b > 0
+            (i, s) for i, s, a, b in zip(inner, node.inputs[0].shape, low, high, strict=True) if a > 0 or b > 0
         )
         return inner, conditions
 
@@ -401,5 +399,3 @@ def windows(
 
 def size_of(shape: Shape) -> int:
     return math.prod(shape)
-
-

@@ -149,9 +149,7 @@ class Module:
     def constant_array(self, name: str, element: str, values: Sequence[int | float]) -> Value:
         """A private constant table; the value is its address."""
         items = ", ".join(f"{element} {literal(v, element)}" for v in values)
-        self._globals.append(
-            f"@{name} = private unnamed_addr constant [{len(values)} x {element}] [{items}], align 64"
-        )
+        self._globals.append(f"@{name} = private unnamed_addr constant [{len(values)} x {element}] [{items}], align 64")
         return Value(f"@{name}", "ptr")
 
     @contextmanager
@@ -332,9 +330,7 @@ class Builder:
         """Lanes of a then b chosen by number (−1: any)."""
         other = repr(b) if b is not None else f"{a.type} poison"
         lanes = ", ".join(f"i32 {m}" if m >= 0 else "i32 poison" for m in mask)
-        return self.emit(
-            vector(a.element, len(mask)), f"shufflevector {a!r}, {other}, <{len(mask)} x i32> <{lanes}>"
-        )
+        return self.emit(vector(a.element, len(mask)), f"shufflevector {a!r}, {other}, <{len(mask)} x i32> <{lanes}>")
 
     # -- memory ------------------------------------------------------------------------------------------------
 
@@ -363,15 +359,11 @@ class Builder:
         if otherwise is None:
             otherwise = Value("zeroinitializer", type)
         align = Value(str(_BYTES[element_of(type)]), "i32")
-        return self.intrinsic(
-            "llvm.masked.load", type, pointer, align, mask, otherwise, suffix=f"{overload(type)}.p0"
-        )
+        return self.intrinsic("llvm.masked.load", type, pointer, align, mask, otherwise, suffix=f"{overload(type)}.p0")
 
     def masked_store(self, value: Value, pointer: Value, mask: Value) -> None:
         align = Value(str(_BYTES[value.element]), "i32")
-        self.intrinsic(
-            "llvm.masked.store", "void", value, pointer, align, mask, suffix=f"{overload(value.type)}.p0"
-        )
+        self.intrinsic("llvm.masked.store", "void", value, pointer, align, mask, suffix=f"{overload(value.type)}.p0")
 
     def tail_mask(self, remaining: Value, lanes: int) -> Value:
         """True in the first `remaining` lanes."""

@@ -101,9 +101,7 @@ class Depthwise:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return (
-            ("prepare", "accumulate", "combine") if self.c.mode == "weight_grad" else ("prepare", "multiply")
-        )
+        return ("prepare", "accumulate", "combine") if self.c.mode == "weight_grad" else ("prepare", "multiply")
 
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("depthwise", workspace_operand=2 + epilogue.operands)
@@ -139,9 +137,7 @@ def _pack_weights(b: Builder, plan: Depthwise) -> None:
         y, z = b.urem(rest, height), b.udiv(rest, height)
         origin = dot((z, y, x), strides, b)
         with b.loop(0, c.groups, unroll=4) as channel:
-            place = b.element(
-                b.operand(1), memory_type(c.dtype), b.add(origin, b.mul(channel, channel_stride))
-            )
+            place = b.element(b.operand(1), memory_type(c.dtype), b.add(origin, b.mul(channel, channel_stride)))
             value = load_element(b, place, c.dtype, 1, None)
             target = b.add(b.mul(tap, plan.channels), channel)
             b.store(value, b.element(workspace(b), register_type(c.accumulate), target))
@@ -154,9 +150,7 @@ def _activation(b: Builder, plan: Depthwise) -> Value:
 
 
 def _masks(b: Builder, plan: Depthwise, channel: Value) -> list[Value | None]:
-    return [
-        lane_mask(b, b.add(channel, v * plan.lanes), plan.c.groups, plan.lanes) for v in range(plan.vectors)
-    ]
+    return [lane_mask(b, b.add(channel, v * plan.lanes), plan.c.groups, plan.lanes) for v in range(plan.vectors)]
 
 
 @dataclass(frozen=True)
@@ -247,15 +241,11 @@ def _tile(
     there = b.element(line, scalar, b.mul(x, sweep.stride[2] * s.strides[3]))
     weights = b.element(workspace(b), scalar, channel)
     with b.loop(*ranges[0]) as jz, b.loop(*ranges[1]) as jy:
-        offset = b.add(
-            b.mul(jz, taps[0].offset_step * s.strides[1]), b.mul(jy, taps[1].offset_step * s.strides[2])
-        )
+        offset = b.add(b.mul(jz, taps[0].offset_step * s.strides[1]), b.mul(jy, taps[1].offset_step * s.strides[2]))
         pixels = b.element(there, scalar, offset)
         tap_y = b.add(b.mul(jy, taps[1].tap_step), taps[1].tap)
         tap_z = b.add(b.mul(jz, taps[0].tap_step), taps[0].tap)
-        line_of_taps = b.element(
-            weights, scalar, b.mul(b.add(b.mul(tap_z, height), tap_y), width * plan.channels)
-        )
+        line_of_taps = b.element(weights, scalar, b.mul(b.add(b.mul(tap_z, height), tap_y), width * plan.channels))
         readers: dict[int, list[tuple[int, int]]] = {}  # which sums need the pixel at a column: (result, tap)
         for r in range(run.size):
             for j in run.taps:
@@ -286,9 +276,7 @@ def _tile(
     for r in range(run.size):
         out_x = b.add(b.mul(b.add(x, r), sweep.step[2]), sweep.start[2])
         for v in range(plan.vectors):
-            epilogue.emit(
-                b, (n, b.add(channel, v * plan.lanes), z, y, out_x), b.get(sums[r][v], wide), masks[v]
-            )
+            epilogue.emit(b, (n, b.add(channel, v * plan.lanes), z, y, out_x), b.get(sums[r][v], wide), masks[v])
 
 
 def _accumulate(b: Builder, plan: Depthwise) -> None:
@@ -335,9 +323,7 @@ def _accumulate(b: Builder, plan: Depthwise) -> None:
                 x_line = b.element(activation, scalar, b.add(b.add(x_row, offset), channel))
                 g_line = b.element(gradient, scalar, b.add(g_row, channel))
                 tap = b.mul(b.add(b.mul(jz, c.kernel[1]), jy), c.kernel[2] * plan.channels)
-                _kernel_row(
-                    b, plan, sweep, runs, x_line, g_line, b.element(own, scalar, b.add(tap, channel)), channel
-                )
+                _kernel_row(b, plan, sweep, runs, x_line, g_line, b.element(own, scalar, b.add(tap, channel)), channel)
 
 
 def _kernel_row(
@@ -364,9 +350,7 @@ def _kernel_row(
         here = b.element(g_line, scalar, b.mul(b.index(x), g.strides[3]))
         there = b.element(x_line, scalar, b.mul(b.index(x), sweep.stride[2] * s.strides[3]))
         for v in range(plan.vectors):
-            slope = load_element(
-                b, b.element(here, scalar, v * plan.lanes), c.accumulate, plan.lanes, masks[v]
-            )
+            slope = load_element(b, b.element(here, scalar, v * plan.lanes), c.accumulate, plan.lanes, masks[v])
             for j in taps:
                 at = b.element(there, scalar, j * columns.offset_step * s.strides[3] + v * plan.lanes)
                 pixel = load_element(b, at, c.accumulate, plan.lanes, masks[v])

@@ -92,9 +92,7 @@ class Direct:
 
     def rows_per_block(self, sweep: Sweep) -> int:
         """Rows of results whose source fits the cache, fewer where that leaves too few tasks."""
-        per_row = (
-            sweep.count[2] * sweep.stride[2] * sweep.stride[1] * self.source.channels * self.c.accumulate.size
-        )
+        per_row = sweep.count[2] * sweep.stride[2] * sweep.stride[1] * self.source.channels * self.c.accumulate.size
         rows = self.c.batch * sweep.count[0] * sweep.count[1]
         fitting = max(1, _BLOCK_BYTES // per_row)
         sharing = max(1, rows * self.panels * self.c.groups // _TASKS)
@@ -180,8 +178,7 @@ def _pack_weights(b: Builder, plan: Direct) -> None:
         place = b.add(b.mul(rest, plan.weight_panel), b.mul(v, lanes))
         exists = [b.compare("slt", b.add(first, i), plan.outer) for i in range(lanes)]
         lines = [
-            b.add(origin, b.mul(b.select(exists[i], b.add(first, i), b.index(0)), outer_stride))
-            for i in range(lanes)
+            b.add(origin, b.mul(b.select(exists[i], b.add(first, i), b.index(0)), outer_stride)) for i in range(lanes)
         ]
         whole = channels // lanes * lanes if square else 0
         if whole:
@@ -207,9 +204,7 @@ def _pack_weights(b: Builder, plan: Direct) -> None:
             where = b.add(place, b.mul(b.add(b.mul(t, channels), channel), tile.columns))
             for i in range(1 if contiguous else lanes):
                 there = b.element(source, element, b.add(lines[i], offset))
-                value = load_element(
-                    b, there, c.dtype, lanes if contiguous else 1, mask if contiguous else None
-                )
+                value = load_element(b, there, c.dtype, lanes if contiguous else 1, mask if contiguous else None)
                 b.store(value, b.element(target, type, b.add(where, i)))
 
 
@@ -246,9 +241,7 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
             origin = b.add(b.add(dot((n, z, y), steps, b), corner), b.mul(group, plan.inner))
             with b.loop(0, width, tile.rows) as first:
                 accumulators.clear(b)
-                line = b.element(
-                    activation, type, b.add(origin, b.mul(first, sweep.stride[2] * s.strides[3]))
-                )
+                line = b.element(activation, type, b.add(origin, b.mul(first, sweep.stride[2] * s.strides[3])))
                 _tile(b, plan, sweep, accumulators, line, zeros, weights, ranges, first)
                 place = (
                     n, group, b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
@@ -268,9 +261,7 @@ def _tile(
     edges = [] if s.copied else _edge_rows(sweep, tile.rows, s.size[2])
     step = sweep.stride[2] * s.strides[3]
     with b.loop(*ranges[0]) as jz, b.loop(*ranges[1]) as jy, b.loop(0, columns.count) as jx:
-        offset = dot(
-            (jz, jy, jx), [t.offset_step * k for t, k in zip(sweep.taps, s.strides[1:], strict=True)], b
-        )
+        offset = dot((jz, jy, jx), [t.offset_step * k for t, k in zip(sweep.taps, s.strides[1:], strict=True)], b)
         pixels = b.element(line, type, offset)
         tap = b.add(b.mul(b.add(b.mul(jz, sweep.taps[1].count), jy), columns.count), jx)
         panel = b.element(weights, type, b.mul(tap, plan.inner * tile.columns))

@@ -112,8 +112,7 @@ class Sweep:
     def all_taps(self) -> list[tuple[Triple, Triple]]:
         """(offset, kernel element) in three dimensions, the last dimension fastest."""
         return [
-            ((z[0], y[0], x[0]), (z[1], y[1], x[1]))
-            for z, y, x in itertools.product(*(list(t) for t in self.taps))
+            ((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z, y, x in itertools.product(*(list(t) for t in self.taps))
         ]
 
 
@@ -130,11 +129,7 @@ def sweeps(c: Convolution) -> list[Sweep]:
         # s = phase + stride·q receives g at t = (s + padding − k·dilation) / stride where that divides.
         along = []
         for d in range(3):
-            hits = [
-                k
-                for k in range(c.kernel[d])
-                if (phase[d] + c.padding[d] - k * c.dilation[d]) % c.stride[d] == 0
-            ]
+            hits = [k for k in range(c.kernel[d]) if (phase[d] + c.padding[d] - k * c.dilation[d]) % c.stride[d] == 0]
             hits.reverse()  # offsets ascend as kernel elements descend
             if not hits:
                 along.append(Taps(0, 0, 0, 0, 0))
@@ -157,9 +152,7 @@ def sweeps(c: Convolution) -> list[Sweep]:
     return result
 
 
-def inside(
-    b: Builder, taps: Taps, position: Value, stride: int, count: int, size: int
-) -> tuple[Value, Value]:
+def inside(b: Builder, taps: Taps, position: Value, stride: int, count: int, size: int) -> tuple[Value, Value]:
     """The taps [low, high) that read inside 0 … size − 1 for result `position` of `count`."""
     offsets = [offset for offset, _ in taps]
     low, high = b.index(0), b.index(0)

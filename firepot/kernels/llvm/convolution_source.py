@@ -70,9 +70,7 @@ def source(
     n = padded[0] * z
     origin = low[0] * z + low[1] * h + low[2] * w
     total = (c.batch * n + slack * channels) * c.accumulate.size
-    return Source(
-        channels, size, (n, z, h, w), origin, (low[0], low[1], low[2]), padded, True, True, round_up(total)
-    )
+    return Source(channels, size, (n, z, h, w), origin, (low[0], low[1], low[2]), padded, True, True, round_up(total))
 
 
 def round_up(bytes: int) -> int:

@@ -32,7 +32,7 @@ def flattened(c: Convolution) -> Convolution:
         if (y_ != x_ * w and h > 1) or (z_ != x_ * w * h and d > 1) or (n_ != x_ * w * h * d and c.batch > 1):
             return c
     positions = c.batch * d * h * w
-    width = max((k for k in range(1, _ROW + 1) if positions % k == 0))
+    width = max(k for k in range(1, _ROW + 1) if positions % k == 0)
     if width < min(_ROW // 4, w):
         return c
     size = (1, positions // width, width)
@@ -69,9 +69,7 @@ class WeightGradient:
         if math.prod(c.kernel) == 1:
             channels = min(c.in_channels, c.out_channels) + tile.columns
         per_row = c.accumulate.size * c.output_size[2] * channels
-        return WeightGradient(
-            c, tile, sweep, x, gradient, inner, outer, max(1, _BLOCK_BYTES // max(per_row, 1))
-        )
+        return WeightGradient(c, tile, sweep, x, gradient, inner, outer, max(1, _BLOCK_BYTES // max(per_row, 1)))
 
     @property
     def row_tiles(self) -> int:
@@ -165,9 +163,7 @@ def _accumulate(b: Builder, plan: WeightGradient) -> None:
                     for v in range(plan.tile.vectors):
                         place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
                         accumulators.set(b, r, v, b.load(place, accumulators.type))
-            _positions(
-                b, plan, accumulators, x, g, table, (group, tap, row_tile, column_tile), low, high, begin, to
-            )
+            _positions(b, plan, accumulators, x, g, table, (group, tap, row_tile, column_tile), low, high, begin, to)
             for r in range(plan.tile.rows):
                 for v in range(plan.tile.vectors):
                     place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)

@@ -57,7 +57,9 @@ def indices(nest: Nest) -> list[Index]:
     return list(found)
 
 
-def substitute(nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]) -> Nest:
+def substitute(
+    nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]
+) -> Nest:
     """The same nest over other axes: each replaced axis is the Index given; `axes` rewrites the lists of loops."""
     memo: dict[int, Expr] = {}
     keep: list[Expr] = []

@@ -29,7 +29,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         size = input.shape[dim]
         limit = size - 1 if mode == "reflect" else size
         if mode != "replicate" and (low > limit or high > limit):
-            raise RuntimeError(f"pad: {mode} padding ({low}, {high}) must be at most {limit} for dimension {dim} of {list(input.shape)}")
+            raise RuntimeError(
+                f"pad: {mode} padding ({low}, {high}) must be at most {limit} for dimension {dim} of {list(input.shape)}"
+            )
         if low or high:
             result = _extended(result, dim, low, high, mode)
     return result

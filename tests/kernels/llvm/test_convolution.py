@@ -42,9 +42,7 @@ def restore_threads() -> Iterator[None]:
 def definition(c: Convolution, a: Array, b: Array) -> Array:
     """The trilinear form of convolution_form.py, tap by tap."""
     size, out = c.input_size, c.output_size
-    reach = [
-        (o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, c.stride, c.kernel, c.dilation, strict=True)
-    ]
+    reach = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, c.stride, c.kernel, c.dilation, strict=True)]
     room = [max(r, p + n) for r, p, n in zip(reach, c.padding, size, strict=True)]
     inner = tuple(slice(p, p + n) for p, n in zip(c.padding, size, strict=True))
     group_in, group_out = c.in_channels // c.groups, c.out_channels // c.groups
@@ -56,8 +54,7 @@ def definition(c: Convolution, a: Array, b: Array) -> Array:
 
     def at(k: tuple[int, ...]) -> tuple[slice, ...]:
         return tuple(
-            slice(i * d, i * d + (o - 1) * s + 1, s)
-            for i, d, o, s in zip(k, c.dilation, out, c.stride, strict=True)
+            slice(i * d, i * d + (o - 1) * s + 1, s) for i, d, o, s in zip(k, c.dilation, out, c.stride, strict=True)
         )
 
     if c.mode == "forward":
@@ -156,16 +153,12 @@ def run(c: Convolution, operands: list[Array], threads: int) -> Array:
     pool.set_num_threads(threads)
     lane = 0 if c.mode == "weight_grad" else 1
     kernel = lower(c, StoreEpilogue(2, c.result_strides, c.dtype, lane=lane), processor())
-    memory = [
-        to_memory(a, s, c.dtype) for a, s in zip(operands, (c.first_strides, c.second_strides), strict=True)
-    ]
+    memory = [to_memory(a, s, c.dtype) for a, s in zip(operands, (c.first_strides, c.second_strides), strict=True)]
     result_shape = shapes(c)[2]
     memory.append(np.full(int(np.prod(result_shape)), 0x55, memory[0].dtype))
     guard = 256
     buffers = [Buffer.empty(m.nbytes + 2 * guard) for m in memory]
-    views = [
-        b.view(np.dtype(np.uint8), (m.nbytes + 2 * guard,)) for b, m in zip(buffers, memory, strict=True)
-    ]
+    views = [b.view(np.dtype(np.uint8), (m.nbytes + 2 * guard,)) for b, m in zip(buffers, memory, strict=True)]
     for view, m in zip(views, memory, strict=True):
         view[:] = 0xFF  # NaN, in every dtype
         view[guard:-guard] = m.view(np.uint8)
