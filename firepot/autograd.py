@@ -103,7 +103,7 @@ class Function:
         outputs = result if isinstance(result, tuple) else (result,)
         nodes = tuple(detach(t._node) for t in outputs)
         inputs = tuple(args[i]._node for i in context._tensor_positions)
-        plain = getattr(context, "_plain", set())
+        plain: set[int] = getattr(context, "_plain", set())
         made = tuple(
             t
             if id(t) in plain or t.dtype.kind != "f"

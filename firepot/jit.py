@@ -117,10 +117,7 @@ class _Trace:
 
     def holds(self) -> bool:
         """Whether everything the captured function depended on is as it was."""
-        for read, value in self.conditions:
-            if read() != value:
-                return False
-        return True
+        return all(read() == value for read, value in self.conditions)
 
     def run(self, arguments: list[Tensor]) -> Any:
         nodes = [arguments[s]._value if isinstance(s, int) else s._value for s in self.sources]

@@ -91,7 +91,7 @@ def read(f: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         from safetensors import deserialize
 
-        entries = deserialize(content)
+        entries = deserialize(content)  # type: ignore[no-untyped-call]
         (length,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except Exception as error:  # the reader raises an exception class of its own

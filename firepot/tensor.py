@@ -61,7 +61,8 @@ class Device:
 
     def __init__(self, type: str | Device = "cpu", index: int | None = None) -> None:
         name = type.type if isinstance(type, Device) else str(type)
-        self.type, _, number = name.partition(":")
+        kind, _, number = name.partition(":")
+        self.type: str = kind
         if self.type != "cpu":
             raise RuntimeError(f"device: this build of Firepot computes on 'cpu' only, not on '{name}'")
         self.index = int(number) if number else index

@@ -104,8 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers, image_size=arguments.image_size, threads=arguments.threads,
         )  # fmt: skip
         output = arguments.output
-    if arguments.threads or configuration.threads:
-        fp.set_num_threads(arguments.threads or configuration.threads)
+    threads: int | None = arguments.threads or configuration.threads
+    if threads is not None:
+        fp.set_num_threads(threads)
     with decoding_bar() as progress:
         data = datasets.open_dataset(configuration.data, configuration.image_size, progress=progress)
     if checkpoint is None:

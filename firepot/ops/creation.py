@@ -80,7 +80,7 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """A tensor of one value."""
-    shape = shape_of((size,) if isinstance(size, (tuple, list)) else (size,))
+    shape = shape_of((size,))
     return _finish(ew.full(shape, fill_value, dtype or number_dtype(fill_value)), requires_grad, device)
 
 

@@ -168,7 +168,7 @@ def attach() -> None:
         "type_as": type_as, "size": size, "dim": lambda self: self.ndim, "nelement": shape.numel,
         "cpu": lambda self: self, "contiguous": lambda self: self, "is_contiguous": lambda self: True,
         "element_size": lambda self: self.dtype.size, "is_floating_point": lambda self: self.dtype.kind == "f",
-        "clip_": Tensor.clamp_, "uniform_": random.uniform_, "normal_": random.normal_,
+        "clip_": Tensor.__dict__["clamp_"], "uniform_": random.uniform_, "normal_": random.normal_,
         "bernoulli_": random.bernoulli_, "exponential_": random.exponential_, "random_": random.random_,
         "new_zeros": lambda self, *s, dtype=None: creation.zeros(*s, dtype=dtype or self.dtype),
         "new_ones": lambda self, *s, dtype=None: creation.ones(*s, dtype=dtype or self.dtype),
@@ -182,7 +182,7 @@ def attach() -> None:
     }  # fmt: skip
     for name, value in extra.items():
         setattr(Tensor, name, value)
-    Tensor.__hash__ = object.__hash__  # type: ignore[method-assign]
+    Tensor.__hash__ = object.__hash__  # type: ignore[method-assign, assignment]
 
 
 attach()

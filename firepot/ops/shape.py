@@ -321,7 +321,8 @@ def _diagonal_mask(rows: int, columns: int, diagonal: int, upper: bool) -> Any:
 def _triangle(input: Tensor, diagonal: int, upper: bool) -> Tensor:
     if input.ndim < 2:
         raise RuntimeError(f"{'triu' if upper else 'tril'}: expected at least 2 dimensions, got {input.ndim}")
-    mask = views.expand(_diagonal_mask(*input.shape[-2:], diagonal, upper), input.shape)
+    rows, columns = input.shape[-2:]
+    mask = views.expand(_diagonal_mask(rows, columns, diagonal, upper), input.shape)
     return wrap(ew.where(mask, input._node, ew.like(input._node, 0)))
 
 
@@ -350,7 +351,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The diagonal of a matrix, or the matrix with this diagonal."""
     if input.ndim == 2:
-        return globals()["diagonal"](input, diagonal)  # type: ignore[no-any-return]
+        return globals()["diagonal"](input, diagonal)
     return diag_embed(input, diagonal)
 
 

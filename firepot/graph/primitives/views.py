@@ -298,7 +298,7 @@ class _Windows(View):
         return (reduce("sum", spread, axes),)
 
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
-        out, kernel, stride, dilation, padding, _ = node.params
+        out, _kernel, stride, dilation, padding, _ = node.params
         rank = len(out)
         batch = len(index) - 2 * rank
         inner = list(index[:batch])

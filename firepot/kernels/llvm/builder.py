@@ -166,7 +166,7 @@ class Module:
             builder.line("ret void")
         head = ", ".join(f"{t} %{n}" for t, n in parameters)
         linkage = "internal " if internal else ""
-        body = "\n".join(builder.entry_lines + ["  br label %start", "start:"] + builder.lines)
+        body = "\n".join([*builder.entry_lines, "  br label %start", "start:", *builder.lines])
         self._functions.append(f"define {linkage}{result} @{name}({head}) nounwind {{\nentry:\n{body}\n}}")
 
     def kernel(self, name: str) -> AbstractContextManager[Builder]:

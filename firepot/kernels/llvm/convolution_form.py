@@ -147,7 +147,7 @@ def sweeps(c: Convolution) -> list[Sweep]:
                     (count[0], count[1], count[2]),
                     (1, 1, 1),
                     (along[0], along[1], along[2]),
-                )  # fmt: skip
+                )
             )
     return result
 
@@ -172,7 +172,7 @@ def whole_columns(taps: Taps, stride: int, count: int, size: int) -> tuple[int, 
     """The result positions [low, high) along a dimension all of whose taps read inside 0 … size − 1."""
     if taps.count == 0:
         return 0, count
-    low = max(0, -(-(-taps.offset) // stride))
+    low = max(0, math.ceil(-taps.offset / stride))
     high = min(count, (size - 1 - taps.last_offset) // stride + 1)
     return (low, high) if low < high else (0, 0)
 

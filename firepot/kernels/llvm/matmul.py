@@ -232,7 +232,7 @@ def _multiply(
     base = workspace(b)
     packed_x = base
     packed_y = b.offset(base, plan.x_bytes)
-    partial = b.offset(base, plan.x_bytes + plan.y_bytes)
+    partials = b.offset(base, plan.x_bytes + plan.y_bytes)
     accumulators = Accumulators(b, tile, d.accumulate)
     start, stop = b.share(d.batch * plan.column_panels * plan.row_panels)
     with b.loop(start, stop) as task:
@@ -244,7 +244,7 @@ def _multiply(
         x_panel = b.add(b.mul(x_batch, plan.row_panels), row_panel)
         x = b.element(packed_x, type, b.mul(b.add(b.mul(x_panel, d.k), k_first), tile.rows))
         column = b.mul(column_panel, tile.columns)
-        own = b.element(partial, type, b.mul(task, tile.rows * tile.columns))
+        own = b.element(partials, type, b.mul(task, tile.rows * tile.columns))
         if first:
             accumulators.clear(b)
         else:
@@ -269,7 +269,7 @@ def _multiply(
             ]
             numbers = b.element(x, type, b.mul(k, tile.rows))
             accumulators.step(
-                b, [lambda r=r: b.load(b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
+                b, [partial(b.load, b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
             )
         if last:
             _finish(b, plan, epilogue, accumulators, batch, row_panel, column)

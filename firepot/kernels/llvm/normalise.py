@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -174,7 +175,7 @@ def _collapse(nest: Nest) -> Nest:
         places = indices(nest)
         lists = {nest.axes} | {s.axes for s in nest.stages if s.axes}
         for loops in lists:
-            for a, c in zip(loops, loops[1:], strict=False):
+            for a, c in itertools.pairwise(loops):
                 if all((a in other) == (c in other) for other in lists) and _walks_as_one(places, a, c):
                     whole = Axis(a.name + c.name, a.size * c.size)
                     nest = _join(nest, a, c, whole)

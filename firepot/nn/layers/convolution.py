@@ -81,10 +81,11 @@ class _Conv(Module):
         extra = self.output_padding
         if output_size is not None:
             sizes = list(output_size)[-self.rank :]
+            padding: Any = self.padding
             least = [
                 (s - 1) * t - 2 * p + d * (k - 1) + 1
                 for s, t, p, d, k in zip(
-                    input.shape[-self.rank :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+                    input.shape[-self.rank :], self.stride, padding, self.dilation, self.kernel_size, strict=True
                 )
             ]
             extra = tuple(int(o) - n for o, n in zip(sizes, least, strict=True))

@@ -65,7 +65,7 @@ class _Recurrent(Module):
         for layer in range(num_layers):
             inputs = input_size if layer == 0 else hidden_size * len(self._directions)
             for suffix in self._directions:
-                sizes = {"weight_ih": (width, inputs), "weight_hh": (width, hidden_size)}
+                sizes: dict[str, tuple[int, ...]] = {"weight_ih": (width, inputs), "weight_hh": (width, hidden_size)}
                 if bias:
                     sizes |= {"bias_ih": (width,), "bias_hh": (width,)}
                 for kind, shape in sizes.items():
@@ -82,7 +82,7 @@ class _Recurrent(Module):
 
     def _run(self, input: Tensor, initial: State | None) -> tuple[Tensor, State]:
         """(L, N, in) -> (L, N, directions · hidden), and the last states (layers · directions, N, hidden)."""
-        length, batch, width = input.shape
+        _length, batch, width = input.shape
         if width != self.input_size:
             raise RuntimeError(
                 f"{type(self).__name__}: input.size(-1) must be equal to input_size. Expected {self.input_size}, got {width}"

@@ -150,7 +150,8 @@ class RandomResizedCrop(Transform):
         return left, top, left + w, top + h
 
     def apply(self, image: Any, random: Random) -> Any:
-        box = self._box(*before_tensor("RandomResizedCrop", image).size, random)
+        width, height = before_tensor("RandomResizedCrop", image).size
+        box = self._box(width, height, random)
         return image.resize((self.size[1], self.size[0]), resampling(self.interpolation), box=box)
 
 
@@ -229,7 +230,8 @@ class RandomAffine(Transform):
         scale = 1.0 if self.scale is None else random.uniform(*self.scale)
         shear = (0.0, 0.0)
         if self.shear is not None:
-            shear = random.uniform(*self.shear[:2]), random.uniform(*self.shear[2:])
+            low_x, high_x, low_y, high_y = self.shear
+            shear = random.uniform(low_x, high_x), random.uniform(low_y, high_y)
         return affine(image, angle, shift, scale, shear, self.interpolation, self.fill, self.center)
 
 
