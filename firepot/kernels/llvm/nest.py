@@ -115,11 +115,8 @@ def _plan(nest: Nest, widest: int) -> Plan:
         if simple and tasks < 16 and isinstance(first, (Reduce, Store)) and first.axes:
             loops = _inner_order(first.axes, along)
             work = math.prod(a.size for a in loops)
-            per_slice = work // loops[0].size
             if work >= 1 << 15:
                 chunks = max(1, min(_CHUNKS, loops[0].size, work // 4096))
-                if per_slice == 0:
-                    chunks = 1
     return Plan(nest, along, lanes, unroll, folding, outer, chunks)
 
 
