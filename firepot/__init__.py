@@ -1,14 +1,14 @@
 """Firepot: a deep-learning framework that reads like PyTorch and compiles the whole training step."""
 
+from firepot import autograd as autograd
+from firepot import data as data
 from firepot import nn as nn
 from firepot import optim as optim
-from firepot import data as data
 from firepot import vision as vision
-from firepot import autograd as autograd
 from firepot.autograd import Function as Function
-from firepot.graph.dtypes import DType as dtype  # noqa: N813
+from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
-from firepot.graph.dtypes import bool_ as bool  # noqa: A004
+from firepot.graph.dtypes import bool_ as bool
 from firepot.graph.dtypes import float16 as float16
 from firepot.graph.dtypes import float32 as float32
 from firepot.graph.dtypes import float64 as float64
@@ -32,7 +32,7 @@ from firepot.tensor import Device as device
 from firepot.tensor import Tensor as Tensor
 from firepot.tensor import default_dtype as get_default_dtype
 from firepot.tensor import enable_grad as enable_grad
-from firepot.tensor import eval as eval  # noqa: A004
+from firepot.tensor import eval as eval
 from firepot.tensor import inference_mode as inference_mode
 from firepot.tensor import is_grad_enabled as is_grad_enabled
 from firepot.tensor import no_grad as no_grad
@@ -41,9 +41,9 @@ from firepot.tensor import set_grad_enabled as set_grad_enabled
 
 __version__ = "0.1.0"
 
-float = float32  # noqa: A001 - PyTorch's short names
+float = float32
 double = float64
 half = float16
 long = int64
-int = int32  # noqa: A001
+int = int32
 short = int16

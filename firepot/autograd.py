@@ -103,9 +103,11 @@ class Function:
         outputs = result if isinstance(result, tuple) else (result,)
         nodes = tuple(detach(t._node) for t in outputs)
         inputs = tuple(args[i]._node for i in context._tensor_positions)
-        plain = getattr(context, "_plain", set())
+        plain: set[int] = getattr(context, "_plain", set())
         made = tuple(
-            t if id(t) in plain or t.dtype.kind != "f" else wrap(apply(_Custom(cls, context, n, nodes), (nodes[n], *inputs)))
+            t
+            if id(t) in plain or t.dtype.kind != "f"
+            else wrap(apply(_Custom(cls, context, n, nodes), (nodes[n], *inputs)))
             for n, t in enumerate(outputs)
         )
         return made if isinstance(result, tuple) else made[0]

@@ -63,7 +63,10 @@ def write(f: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Ma
     arrays = {name: np.ascontiguousarray(tensor.detach()._array("fp.save")) for name, tensor in tensors.items()}
     entries = {
         name: TensorSpec(
-            dtype=tensors[name].dtype.name, shape=list(tensors[name].shape), data_ptr=array.ctypes.data, data_len=array.nbytes
+            dtype=tensors[name].dtype.name,
+            shape=list(tensors[name].shape),
+            data_ptr=array.ctypes.data,
+            data_len=array.nbytes,
         )
         for name, array in arrays.items()
     }
@@ -88,11 +91,13 @@ def read(f: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         from safetensors import deserialize
 
-        entries = deserialize(content)
+        entries = deserialize(content)  # type: ignore[no-untyped-call]
         (length,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except Exception as error:  # the reader raises an exception class of its own
-        raise ValueError(f"{path}: not a whole safetensors file; it is cut off, damaged or something else ({error})") from None
+        raise ValueError(
+            f"{path}: not a whole safetensors file; it is cut off, damaged or something else ({error})"
+        ) from None
     tensors = {}
     for name, entry in entries:
         dtype = _DTYPES.get(entry["dtype"])

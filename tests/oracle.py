@@ -102,9 +102,7 @@ def compare_gradients(
     weights = draw(tuple(reference.shape), 99, 0.5, 1.5)
     w, rw = both(weights, str(reference.dtype).removeprefix("torch."))
     found = fp.autograd.grad((ours * w).sum(), [a for a, _ in inputs], allow_unused=True, retain_graph=True)
-    expected = torch.autograd.grad(
-        (reference * rw).sum(), [b for _, b in inputs], allow_unused=True, retain_graph=True
-    )
+    expected = torch.autograd.grad((reference * rw).sum(), [b for _, b in inputs], allow_unused=True, retain_graph=True)
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         zero = torch.zeros_like(inputs[i][1])
         if a is None:  # both ways of saying "does not depend" are right

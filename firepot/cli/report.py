@@ -35,7 +35,9 @@ def write_report(
     _confusion(output / "confusion.png", matrix, data.classes)
     wrong = np.flatnonzero(labels != predictions)
     accuracy = 1 - len(wrong) / len(labels)
-    settings = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in asdict(configuration).items())
+    settings = "".join(
+        f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in asdict(configuration).items()
+    )
     figures = "".join(_figure(data, int(i), int(predictions[i])) for i in wrong[:_SHOWN])
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(data.name)}</title>
 <style>{_STYLE}</style>
@@ -59,7 +61,9 @@ def _figure(data: ImageData, index: int, prediction: int) -> str:
     source = base64.b64encode(file.getvalue()).decode()
     true, found = data.classes[int(test.labels[index])], data.classes[prediction]
     caption = f"{html.escape(true)} taken for {html.escape(found)}"
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def _embedded(path: Path) -> str:
@@ -103,5 +107,13 @@ def _confusion(path: Path, matrix: Array, classes: tuple[str, ...]) -> None:
         axes.set_xticks(range(count), classes, rotation=90 if count > 12 else 45)
         axes.set_yticks(range(count), classes)
         for i, j in zip(*np.nonzero(matrix), strict=True):
-            axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else "black")
+            axes.text(
+                j,
+                i,
+                str(matrix[i, j]),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[i, j] > 0.5 else "black",
+            )
     canvas.print_png(str(path))

@@ -64,7 +64,9 @@ def add_arguments(commands: Any) -> None:
         help="how training images are varied; basic shifts them, and mirrors all but digits (default: basic)")  # fmt: skip
     add("--weight-decay", type=float, default=0.01, metavar="X", help="default: 0.01")
     add("--label-smoothing", type=float, default=0.1, metavar="X", help="default: 0.1")
-    add("--image-size", type=_positive, metavar="N", help="side that images are brought to (default: their own, or 224)")
+    add(
+        "--image-size", type=_positive, metavar="N", help="side that images are brought to (default: their own, or 224)"
+    )
     add("--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation (default: 0)")
     add("--workers", type=int, default=0, metavar="N", help="processes that prepare batches (default: 0)")
     add("--threads", type=_positive, metavar="N", help="threads that compute (default: one a core)")
@@ -102,8 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers, image_size=arguments.image_size, threads=arguments.threads,
         )  # fmt: skip
         output = arguments.output
-    if arguments.threads or configuration.threads:
-        fp.set_num_threads(arguments.threads or configuration.threads)
+    threads: int | None = arguments.threads or configuration.threads
+    if threads is not None:
+        fp.set_num_threads(threads)
     with decoding_bar() as progress:
         data = datasets.open_dataset(configuration.data, configuration.image_size, progress=progress)
     if checkpoint is None:
@@ -138,7 +141,7 @@ def _fresh_folder(wanted: Path) -> Path:
     return folder
 
 
-class decoding_bar:  # noqa: N801 - used as a function
+class decoding_bar:
     """A progress bar that appears when images are decoded."""
 
     def __enter__(self) -> Any:

@@ -112,7 +112,9 @@ class Trainer:
         with tqdm(total=total, initial=done, desc=title, unit="batch", leave=True, dynamic_ncols=True) as bar:
             for images, labels in self.loader:
                 if self.mix is not None:
-                    images, labels = self.mix(images, labels, np.random.default_rng((self.configuration.seed, self.step_number)))
+                    images, labels = self.mix(
+                        images, labels, np.random.default_rng((self.configuration.seed, self.step_number))
+                    )
                 loss, correct = self._train_step(images, labels)
                 value = loss.item()
                 if not math.isfinite(value):
@@ -223,7 +225,13 @@ def _prepare(data: ImageData, configuration: Configuration) -> tuple[list[float]
     if isinstance(train, ImageArrays) and isinstance(test, ImageArrays):
         mean, std = transforms.channel_statistics(train.images)
         if configuration.augment != "randaugment":
-            padding = 0 if configuration.augment == "none" else max(2, data.image_size // 10) if small else data.image_size // 10
+            padding = (
+                0
+                if configuration.augment == "none"
+                else max(2, data.image_size // 10)
+                if small
+                else data.image_size // 10
+            )
             train.batch_transform = transforms.Augment(mean, std, padding=padding, flip=flip)
             test.batch_transform = transforms.Augment(mean, std)
             return mean, std

@@ -31,7 +31,9 @@ def show_graph(order: Sequence[Node], outputs: Sequence[Node]) -> None:
     for n in order:
         inputs = " ".join(f"%{numbers[i]}" for i in n.inputs)
         params = " ".join(map(str, n.params))
-        print(f"  %{numbers[n]} = {n.primitive.name} {inputs} {params} : {n.dtype.name}{list(n.shape)}", file=sys.stderr)
+        print(
+            f"  %{numbers[n]} = {n.primitive.name} {inputs} {params} : {n.dtype.name}{list(n.shape)}", file=sys.stderr
+        )
     print("  return " + " ".join(f"%{numbers[o]}" for o in outputs), file=sys.stderr)
 
 

@@ -139,9 +139,7 @@ class Emitter:
                     value = Op("where", (valid, value, value), node.dtype)
         return value
 
-    def fold(
-        self, node: Node, kept: Position, inner: Sequence[Axis], loops: Sequence[Axis]
-    ) -> tuple[Reduce, Expr]:
+    def fold(self, node: Node, kept: Position, inner: Sequence[Axis], loops: Sequence[Axis]) -> tuple[Reduce, Expr]:
         """(the stage that folds a Reduce node at the kept position, its result in the node's dtype).
 
         `inner`: an axis for each folded dimension, ascending; `loops`: the same, outermost loop first.

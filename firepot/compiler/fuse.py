@@ -146,9 +146,7 @@ def _kept(domain: tuple[int, ...], folded: tuple[int, ...]) -> tuple[int, ...]:
 
 def _fits_kept(shape: tuple[int, ...], domain: tuple[int, ...], folded: tuple[int, ...]) -> bool:
     """Whether a map of this shape can run once for each outer point of a folding kernel."""
-    return shape == _kept(domain, folded) or shape == tuple(
-        1 if d in folded else s for d, s in enumerate(domain)
-    )
+    return shape == _kept(domain, folded) or shape == tuple(1 if d in folded else s for d, s in enumerate(domain))
 
 
 def _joined(a: Group, b: Group) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from firepot.compiler.emit import Storage
 from firepot.compiler.memory import ALIGNMENT
-from firepot.graph import dtypes
 from firepot.graph.index import Axis, Index, flatten
 from firepot.graph.node import Node, View
 from firepot.graph.primitives.reduce import accumulator
@@ -121,34 +120,6 @@ class Lowering:
         )  # fmt: skip
         epilogue = StoreEpilogue(2, _five(out.strides), node.dtype, lane=0 if mode == "weight_grad" else 1)
         self._step(node, convolution.lower(description, epilogue, self.processor), (a, b), out)
-
-    def attention(self, node: Node) -> None:
-        from firepot.kernels.llvm import attention
-
-        q, k, v, *mask = (self._access(i) for i in node.inputs)
-        kernel = attention.forward(self._attention(node, node.inputs), self.processor)
-        self._step(node, kernel, (q, k, v, *mask), self.storage[node])
-
-    def attention_backward(self, node: Node) -> None:
-        from firepot.kernels.llvm import attention
-
-        q, k, v, forward, gradient, *mask = node.inputs
-        kernel = attention.backward(
-            self._attention(node, (q, k, v, *mask)), self._access(gradient).strides, self.processor
-        )
-        self._step(node, kernel, [self._access(i) for i in node.inputs], self.storage[node])
-
-    def _attention(self, node: Node, inputs: Sequence[Node]) -> Any:
-        from firepot.kernels.llvm import attention
-
-        q, k, v, *mask = inputs
-        scale, causal = node.params
-        b, h, lq, d = q.shape
-        return attention.Attention(
-            batch=b, heads=h, q_length=lq, k_length=k.shape[2], depth=d, v_depth=v.shape[3], scale=scale, causal=causal,
-            q_strides=self._access(q).strides, k_strides=self._access(k).strides, v_strides=self._access(v).strides,
-            mask_strides=self._access(mask[0]).strides if mask else None, dtype=dtypes.float32,
-        )  # fmt: skip
 
     def scatter(self, node: Node) -> None:
         from firepot.kernels.llvm import scatter

@@ -53,15 +53,11 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         for other in batch:
             if other.keys() != first.keys():
-                raise ValueError(
-                    f"collate: the samples of a batch differ in keys: {list(first)} and {list(other)}"
-                )
+                raise ValueError(f"collate: the samples of a batch differ in keys: {list(first)} and {list(other)}")
         return {key: collate_arrays([sample[key] for sample in batch]) for key in first}
     if isinstance(first, Sequence):
         if len({len(sample) for sample in batch}) > 1:
-            raise ValueError(
-                f"collate: the samples of a batch differ in length: {sorted({len(s) for s in batch})}"
-            )
+            raise ValueError(f"collate: the samples of a batch differ in length: {sorted({len(s) for s in batch})}")
         parts = [collate_arrays(part) for part in zip(*batch, strict=True)]
         if hasattr(first, "_fields"):
             return type(first)(*parts)

@@ -56,9 +56,7 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
             raise ValueError("TensorDataset: give at least one tensor")
         lengths = [len(t) for t in tensors]
         if len(set(lengths)) != 1:
-            raise ValueError(
-                f"TensorDataset: the tensors must have the same first axis, got lengths {lengths}"
-            )
+            raise ValueError(f"TensorDataset: the tensors must have the same first axis, got lengths {lengths}")
         self.tensors = tensors
         self._arrays: list[Any] | None = None
 
@@ -106,9 +104,7 @@ class ConcatDataset(Dataset[Any]):
         if not self.datasets:
             raise ValueError("ConcatDataset: give at least one data set")
         if any(isinstance(d, IterableDataset) for d in self.datasets):
-            raise TypeError(
-                "ConcatDataset: an IterableDataset has no indices; chain it in an __iter__ of your own"
-            )
+            raise TypeError("ConcatDataset: an IterableDataset has no indices; chain it in an __iter__ of your own")
         self.cumulative_sizes = list(accumulate(len(d) for d in self.datasets))  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> Any:
@@ -123,9 +119,7 @@ class ConcatDataset(Dataset[Any]):
         return self.cumulative_sizes[-1]
 
 
-def random_split(
-    dataset: Dataset[Any], lengths: Sequence[int | float], generator: Any = None
-) -> list[Subset[Any]]:
+def random_split(dataset: Dataset[Any], lengths: Sequence[int | float], generator: Any = None) -> list[Subset[Any]]:
     """Divides a data set at random into parts of the given lengths, or the given fractions, which sum to one.
 
     >>> train, test = random_split(dataset, [0.8, 0.2], generator=0)
@@ -135,11 +129,7 @@ def random_split(
     """
     size = len(dataset)  # type: ignore[arg-type]
     counts = [int(n) for n in lengths]
-    if (
-        math.isclose(sum(lengths), 1)
-        and sum(lengths) <= 1 + 1e-9
-        and any(isinstance(n, float) for n in lengths)
-    ):
+    if math.isclose(sum(lengths), 1) and sum(lengths) <= 1 + 1e-9 and any(isinstance(n, float) for n in lengths):
         counts = [math.floor(size * fraction) for fraction in lengths]
         for part in range(size - sum(counts)):  # what rounding down left goes to the first parts, one each
             counts[part % len(counts)] += 1

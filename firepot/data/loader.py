@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -81,11 +82,7 @@ class DataLoader:
             )
         if not self._stream and not len(dataset) and sampler is None and batch_sampler is None:
             raise ValueError("DataLoader: the data set is empty")
-        if (
-            batch_size is not None
-            and batch_sampler is None
-            and (not isinstance(batch_size, int) or batch_size < 1)
-        ):
+        if batch_size is not None and batch_sampler is None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"DataLoader: batch_size must be a positive integer or None, got {batch_size!r}")
 
         self.dataset, self.num_workers, self.timeout = dataset, num_workers, timeout
@@ -198,7 +195,10 @@ class _Epoch:
     """One pass over the data set."""
 
     def __init__(self, loader: DataLoader, resume: dict[str, Any] | None) -> None:
-        self._loader = loader
+        # A copy of the settings: with a reference both ways, the workers of an epoch that was left early would
+        # stay until Python's cycle collector comes by.
+        self._loader = copy(loader)
+        self._loader._running = None
         resume = resume or {}
         given = resume.get("seed")
         self._seed = seed_of(loader.generator) if given is None else int(given)
@@ -209,7 +209,7 @@ class _Epoch:
             own.bit_generator.state = resume["sampler"]
         self._sampler_state = None if own is None else own.bit_generator.state
         self._order_random = np.random.default_rng((self._seed, self.epoch, ORDER_STREAM))
-        self._requests = loader._requests()
+        self._requests = self._loader._requests()
         self._asked = 0  # number of the next batch to ask for
         self._delivered = 0
         self._pool: WorkerPool | None = None

@@ -101,9 +101,7 @@ class WorkerPool:
         connection, process = self._connections[worker], self._processes[worker]
         ready = wait([connection, process.sentinel], timeout or None)
         if not ready:
-            raise RuntimeError(
-                f"DataLoader: worker process {worker} made no batch within the timeout of {timeout} s"
-            )
+            raise RuntimeError(f"DataLoader: worker process {worker} made no batch within the timeout of {timeout} s")
         if connection not in ready and not connection.poll():
             raise self._death(worker)
         try:
@@ -136,9 +134,7 @@ class WorkerPool:
             how = f"by signal {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
                 how += " (often: the system ran out of memory)"
-        return RuntimeError(
-            f"DataLoader: worker process {worker} (pid {process.pid}) ended unexpectedly {how}"
-        )
+        return RuntimeError(f"DataLoader: worker process {worker} (pid {process.pid}) ended unexpectedly {how}")
 
 
 def default_context() -> Any:
@@ -155,9 +151,7 @@ def _error(worker: int, failure: Failure) -> BaseException:
     return error
 
 
-def _end(
-    process: int, processes: list[Any], connections: list[Connection], segments: dict[str, SharedMemory]
-) -> None:
+def _end(process: int, processes: list[Any], connections: list[Connection], segments: dict[str, SharedMemory]) -> None:
     """Ask the workers to end; make those end that do not."""
     if process != os.getpid():
         return  # in a forked child, where the pool belongs to the parent

@@ -95,13 +95,7 @@ class WeightedRandomSampler(Sampler[int]):
         self, weights: Sequence[float], num_samples: int, replacement: bool = True, generator: Any = None
     ) -> None:
         array = np.asarray(weights.numpy() if hasattr(weights, "numpy") else weights, np.float64)
-        if (
-            array.ndim != 1
-            or not len(array)
-            or not np.isfinite(array).all()
-            or array.min() < 0
-            or not array.sum()
-        ):
+        if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or array.min() < 0 or not array.sum():
             raise ValueError("WeightedRandomSampler: weights must be one row of numbers >= 0, not all zero")
         if num_samples <= 0:
             raise ValueError(f"WeightedRandomSampler: num_samples must be positive, got {num_samples}")
@@ -116,9 +110,7 @@ class WeightedRandomSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = generator_of(self.generator)
-        return iter(
-            random.choice(len(self.weights), self.num_samples, self.replacement, self.weights).tolist()
-        )
+        return iter(random.choice(len(self.weights), self.num_samples, self.replacement, self.weights).tolist())
 
     def __len__(self) -> int:
         return self.num_samples

@@ -75,8 +75,10 @@ def from_numpy(dtype: Any) -> DType:
     """The element type that holds a NumPy dtype's values. Raises TypeError where there is none."""
     found = _BY_NUMPY.get(np.dtype(dtype).newbyteorder("="))
     if found is None:
-        raise TypeError(f"firepot has no dtype for NumPy's {np.dtype(dtype)}; convert the array first, "
-                        f"for instance to one of: {', '.join(d.name for d in ALL)}")
+        raise TypeError(
+            f"firepot has no dtype for NumPy's {np.dtype(dtype)}; convert the array first, "
+            f"for instance to one of: {', '.join(d.name for d in ALL)}"
+        )
     return found
 
 
@@ -100,8 +102,9 @@ def promote(a: DType, b: DType) -> DType:
         return signed
     wider = {1: int16, 2: int32, 4: int64}.get(unsigned.size)
     if wider is None:
-        raise TypeError(f"Promotion of {a.name} with {b.name} has no integer type wide enough; "
-                        "convert one operand with .to(dtype)")
+        raise TypeError(
+            f"Promotion of {a.name} with {b.name} has no integer type wide enough; convert one operand with .to(dtype)"
+        )
     return wider
 
 
@@ -119,9 +122,7 @@ def result_type(tensors: list[tuple[DType, int]], scalars: list[DType]) -> DType
         common = group[0]
         for d in group[1:]:
             common = promote(common, d)
-        if result is None:
-            result = common
-        elif _CATEGORY[common.kind] > _CATEGORY[result.kind]:
+        if result is None or _CATEGORY[common.kind] > _CATEGORY[result.kind]:
             result = common
     assert result is not None
     return result

@@ -34,7 +34,7 @@ class Axis:
 class Quotient:
     """floor(value / divisor), divisor > 0."""
 
-    value: "Index"
+    value: Index
     divisor: int
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class Quotient:
 class Remainder:
     """value − divisor · floor(value / divisor), in 0 … divisor − 1."""
 
-    value: "Index"
+    value: Index
     divisor: int
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class Index:
         self._range: tuple[int, int] | None = None
 
     @staticmethod
-    def of(value: "Index | Atom | int") -> "Index":
+    def of(value: Index | Atom | int) -> Index:
         """The Index that equals an atom or an int. An axis of size 1 is the constant 0."""
         if isinstance(value, Index):
             return value
@@ -136,7 +136,7 @@ class Index:
                 found |= atom.value.axes()
         return found
 
-    def __add__(self, other: "Index | int") -> "Index":
+    def __add__(self, other: Index | int) -> Index:
         if isinstance(other, int):
             return Index(self.terms, self.constant + other) if other else self
         if not other.terms:
@@ -154,16 +154,16 @@ class Index:
 
     __radd__ = __add__
 
-    def __neg__(self) -> "Index":
+    def __neg__(self) -> Index:
         return self * -1
 
-    def __sub__(self, other: "Index | int") -> "Index":
+    def __sub__(self, other: Index | int) -> Index:
         return self + (-other)
 
-    def __rsub__(self, other: int) -> "Index":
+    def __rsub__(self, other: int) -> Index:
         return (-self) + other
 
-    def __mul__(self, factor: int) -> "Index":
+    def __mul__(self, factor: int) -> Index:
         if factor == 0:
             return Index()
         if factor == 1:
@@ -172,14 +172,14 @@ class Index:
 
     __rmul__ = __mul__
 
-    def _split(self, divisor: int) -> tuple["Index", "Index"]:
+    def _split(self, divisor: int) -> tuple[Index, Index]:
         """(q, r) with self = divisor·q + r, where q takes every term that the divisor divides."""
         whole = [(a, c // divisor) for a, c in self.terms if c % divisor == 0]
         rest = [(a, c) for a, c in self.terms if c % divisor != 0]
         quotient, remainder = divmod(self.constant, divisor)
         return Index(whole, quotient), Index(rest, remainder)
 
-    def __floordiv__(self, divisor: int) -> "Index":
+    def __floordiv__(self, divisor: int) -> Index:
         if divisor == 1:
             return self
         whole, rest = self._split(divisor)
@@ -200,7 +200,7 @@ class Index:
                 return whole + atom.value // (atom.divisor * divisor)
         return whole + Index(((Quotient(rest, divisor), 1),))
 
-    def __mod__(self, divisor: int) -> "Index":
+    def __mod__(self, divisor: int) -> Index:
         if divisor == 1:
             return Index()
         _, rest = self._split(divisor)
@@ -217,7 +217,7 @@ class Index:
             return (reduced % (divisor // common)) * common + rest.constant % common
         return Index(((Remainder(rest, divisor), 1),))
 
-    def substitute(self, replace: Callable[[Atom], "Index | None"]) -> "Index":
+    def substitute(self, replace: Callable[[Atom], Index | None]) -> Index:
         """The same value with atoms replaced; `replace` returns None for an atom that stays."""
         result = Index((), self.constant)
         for atom, coefficient in self.terms:

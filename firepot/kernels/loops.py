@@ -123,7 +123,7 @@ class CheckedIndex(Expr):
 class Reduced(Expr):
     """The result of an earlier Reduce stage of the same Nest, at the current outer point."""
 
-    stage: "Reduce"
+    stage: Reduce
     dtype: DType
 
     def axes(self) -> set[Axis]:

@@ -63,7 +63,7 @@ class ModuleList(Module):
 
     def __getitem__(self, index: Any) -> Any:
         found = list(self._modules.values())[index]
-        return ModuleList(found) if isinstance(index, slice) else found  # type: ignore[arg-type]
+        return ModuleList(found) if isinstance(index, slice) else found
 
     def __setitem__(self, index: int, module: Module) -> None:
         self._modules[str(range(len(self))[index])] = module

@@ -34,12 +34,12 @@ def fans(tensor: Tensor) -> tuple[int, int]:
 
 @no_grad
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
-    return tensor.uniform_(a, b, generator=generator)  # type: ignore[no-any-return]
+    return tensor.uniform_(a, b, generator=generator)
 
 
 @no_grad
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
-    return tensor.normal_(mean, std, generator=generator)  # type: ignore[no-any-return]
+    return tensor.normal_(mean, std, generator=generator)
 
 
 @no_grad
@@ -51,30 +51,30 @@ def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float 
 
     low, high = below((a - mean) / std), below((b - mean) / std)
     u = ops.rand(tensor.shape) * (2 * high - 2 * low) + (2 * low - 1)
-    return tensor.copy_(ops.clamp(ops.erfinv(u) * (std * math.sqrt(2.0)) + mean, a, b))  # type: ignore[no-any-return]
+    return tensor.copy_(ops.clamp(ops.erfinv(u) * (std * math.sqrt(2.0)) + mean, a, b))
 
 
 @no_grad
 def constant_(tensor: Tensor, val: float) -> Tensor:
-    return tensor.fill_(val)  # type: ignore[no-any-return]
+    return tensor.fill_(val)
 
 
-def ones_(tensor: Tensor) -> Tensor:
-    return constant_(tensor, 1.0)  # type: ignore[no-any-return]
+def ones_(tensor: Any) -> Tensor:
+    return constant_(tensor, 1.0)
 
 
-def zeros_(tensor: Tensor) -> Tensor:
-    return constant_(tensor, 0.0)  # type: ignore[no-any-return]
+def zeros_(tensor: Any) -> Tensor:
+    return constant_(tensor, 0.0)
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010)."""
     bound = gain * math.sqrt(6.0 / sum(fans(tensor)))
-    return uniform_(tensor, -bound, bound)  # type: ignore[no-any-return]
+    return uniform_(tensor, -bound, bound)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))))  # type: ignore[no-any-return]
+    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))))
 
 
 def _spread(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
@@ -87,16 +87,16 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonline
     if 0 in tensor.shape:
         return tensor
     bound = math.sqrt(3.0) * _spread(tensor, a, mode, nonlinearity)
-    return uniform_(tensor, -bound, bound)  # type: ignore[no-any-return]
+    return uniform_(tensor, -bound, bound)
 
 
 def kaiming_normal_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Tensor:
-    return normal_(tensor, 0.0, _spread(tensor, a, mode, nonlinearity))  # type: ignore[no-any-return]
+    return normal_(tensor, 0.0, _spread(tensor, a, mode, nonlinearity))
 
 
 @no_grad
 def eye_(tensor: Tensor) -> Tensor:
-    return tensor.copy_(ops.eye(*tensor.shape))  # type: ignore[no-any-return]
+    return tensor.copy_(ops.eye(*tensor.shape))
 
 
 @no_grad
@@ -109,4 +109,4 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     q, r = np.linalg.qr(flat)
     q = q * np.sign(np.diag(r))
     q = q.T if rows < columns else q
-    return tensor.copy_(ops.from_numpy(np.ascontiguousarray(q, np.float32)).reshape(tensor.shape) * gain)  # type: ignore[no-any-return]
+    return tensor.copy_(ops.from_numpy(np.ascontiguousarray(q, np.float32)).reshape(tensor.shape) * gain)

@@ -113,11 +113,15 @@ class Module:
             self.register_buffer(name, value, value.persistent)
         elif name in self.__dict__.get("_parameters", ()):
             if value is not None:
-                raise TypeError(f"cannot assign a {type(value).__name__} as parameter '{name}'; a Parameter or None is expected")
+                raise TypeError(
+                    f"cannot assign a {type(value).__name__} as parameter '{name}'; a Parameter or None is expected"
+                )
             self._parameters[name] = None
         elif name in self.__dict__.get("_buffers", ()):
             if value is not None and not isinstance(value, Tensor):
-                raise TypeError(f"cannot assign a {type(value).__name__} as buffer '{name}'; a Tensor or None is expected")
+                raise TypeError(
+                    f"cannot assign a {type(value).__name__} as buffer '{name}'; a Tensor or None is expected"
+                )
             self._buffers[name] = value
         elif name in self.__dict__.get("_modules", ()) and value is None:
             self._modules[name] = None
@@ -140,7 +144,7 @@ class Module:
     def __delattr__(self, name: str) -> None:
         for table in (self._parameters, self._buffers, self._modules):
             if name in table:
-                del table[name]  # type: ignore[attr-defined]
+                del table[name]
                 return
         object.__delattr__(self, name)
 

@@ -36,7 +36,9 @@ def clip_grad_norm_(
         powers = (ops.sum(ops.pow(ops.abs(g), norm_type)) for g in gradients)
         total = ops.pow(sum(powers, ops.tensor(0.0)), 1 / norm_type)
     if error_if_nonfinite and not math.isfinite(total.item()):
-        raise RuntimeError(f"clip_grad_norm_: the total norm of order {norm_type} is not finite, so it cannot be clipped")
+        raise RuntimeError(
+            f"clip_grad_norm_: the total norm of order {norm_type} is not finite, so it cannot be clipped"
+        )
     factor = ops.clamp(max_norm / (total + 1e-6), max=1.0)
     for g in gradients:
         g.mul_(factor.to(g.dtype))
@@ -60,7 +62,9 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     """Write a vector back into parameters, in order."""
     given = list(parameters)
     if vec.numel() != sum(p.numel() for p in given):
-        raise RuntimeError(f"vector_to_parameters: the vector has {vec.numel()} elements, the parameters {sum(p.numel() for p in given)}")
+        raise RuntimeError(
+            f"vector_to_parameters: the vector has {vec.numel()} elements, the parameters {sum(p.numel() for p in given)}"
+        )
     start = 0
     for p in given:
         p.copy_(vec[start : start + p.numel()].reshape(p.shape))

@@ -1,8 +1,8 @@
 """What people call on tensors, composed from the primitives. `from firepot import ops` has it all by PyTorch's names."""
 
-from firepot.ops import methods as _methods  # noqa: F401 - gives Tensor its methods
+from firepot.ops import methods as _methods
 from firepot.ops.arithmetic import *  # noqa: F403
-from firepot.ops.broadcast import broadcast_shapes  # noqa: F401
+from firepot.ops.broadcast import broadcast_shapes
 from firepot.ops.convolution import attention_probabilities as attention_probabilities
 from firepot.ops.convolution import check_index as check_index
 from firepot.ops.convolution import convolution as convolution

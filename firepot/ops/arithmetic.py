@@ -14,19 +14,126 @@ from firepot.ops.broadcast import expand, floating, operands, promoted
 from firepot.tensor import Tensor, default_dtype, node_of, wrap
 
 __all__ = [
-    "abs", "absolute", "acos", "acosh", "add", "addcdiv", "addcmul", "allclose", "arccos", "arccosh",
-    "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "asin", "asinh", "atan", "atan2", "atanh",
-    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_not", "bitwise_or",
-    "bitwise_right_shift", "bitwise_xor", "cast", "ceil", "clamp", "clamp_max", "clamp_min", "clip",
-    "copysign", "cos", "cosh", "deg2rad", "digamma", "div", "divide", "eq", "equal", "erf", "erfc",
-    "erfinv", "exp", "exp2", "expm1", "finfo", "fix", "float_power", "floor", "floor_divide", "fmax",
-    "fmin", "fmod", "frac", "ge", "greater", "greater_equal", "gt", "hypot", "iinfo", "isclose",
-    "isfinite", "isinf", "isnan", "le", "lerp", "less", "less_equal", "lgamma", "log", "log10", "log1p",
-    "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "logsigmoid", "lt",
-    "maximum", "minimum", "mul", "multiply", "nan_to_num", "ne", "neg", "negative", "nextafter",
-    "not_equal", "positive", "pow", "rad2deg", "reciprocal", "relu", "remainder", "round", "rsqrt", "rsub", "sgn",
-    "sigmoid", "sign", "signbit", "sin", "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan",
-    "tanh", "true_divide", "trunc", "where", "xlogy",
+    "abs",
+    "absolute",
+    "acos",
+    "acosh",
+    "add",
+    "addcdiv",
+    "addcmul",
+    "allclose",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctan2",
+    "arctanh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "bitwise_and",
+    "bitwise_invert",
+    "bitwise_left_shift",
+    "bitwise_not",
+    "bitwise_or",
+    "bitwise_right_shift",
+    "bitwise_xor",
+    "cast",
+    "ceil",
+    "clamp",
+    "clamp_max",
+    "clamp_min",
+    "clip",
+    "copysign",
+    "cos",
+    "cosh",
+    "deg2rad",
+    "digamma",
+    "div",
+    "divide",
+    "eq",
+    "equal",
+    "erf",
+    "erfc",
+    "erfinv",
+    "exp",
+    "exp2",
+    "expm1",
+    "finfo",
+    "fix",
+    "float_power",
+    "floor",
+    "floor_divide",
+    "fmax",
+    "fmin",
+    "fmod",
+    "frac",
+    "ge",
+    "greater",
+    "greater_equal",
+    "gt",
+    "hypot",
+    "iinfo",
+    "isclose",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "le",
+    "lerp",
+    "less",
+    "less_equal",
+    "lgamma",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "logaddexp",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
+    "logit",
+    "logsigmoid",
+    "lt",
+    "maximum",
+    "minimum",
+    "mul",
+    "multiply",
+    "nan_to_num",
+    "ne",
+    "neg",
+    "negative",
+    "nextafter",
+    "not_equal",
+    "positive",
+    "pow",
+    "rad2deg",
+    "reciprocal",
+    "relu",
+    "remainder",
+    "round",
+    "rsqrt",
+    "rsub",
+    "sgn",
+    "sigmoid",
+    "sign",
+    "signbit",
+    "sin",
+    "sinc",
+    "sinh",
+    "sqrt",
+    "square",
+    "sub",
+    "subtract",
+    "tan",
+    "tanh",
+    "true_divide",
+    "trunc",
+    "where",
+    "xlogy",
 ]  # fmt: skip
 
 
@@ -204,6 +311,8 @@ erfc = _unary("erfc", "1 − erf(input).")
 erfinv = _unary("erfinv", "The inverse of the error function.")
 lgamma = _unary("lgamma", "The logarithm of the absolute value of the gamma function.")
 digamma = _unary("digamma", "The derivative of lgamma.")
+
+
 def logsigmoid(input: Operand) -> Tensor:
     """log(sigmoid(x)), without overflow for large negative x."""
     x = input if isinstance(input, Tensor) else wrap(node_of(input))
@@ -400,7 +509,7 @@ def nan_to_num(input: Operand, nan: float = 0.0, posinf: float | None = None, ne
     return wrap(ew.where(ew.eq(x, ew.like(x, -math.inf)), ew.like(x, low), y))
 
 
-class finfo:  # noqa: N801 - the name is NumPy's and PyTorch's
+class finfo:
     """Limits of a floating dtype: eps, max, min, tiny, smallest_normal, bits."""
 
     def __init__(self, dtype: DType) -> None:
@@ -415,7 +524,7 @@ class finfo:  # noqa: N801 - the name is NumPy's and PyTorch's
         self.min, self.smallest_normal, self.bits, self.dtype = -self.max, self.tiny, dtype.size * 8, dtype.name
 
 
-class iinfo:  # noqa: N801 - the name is NumPy's and PyTorch's
+class iinfo:
     """Limits of an integer dtype: max, min, bits."""
 
     def __init__(self, dtype: DType) -> None:

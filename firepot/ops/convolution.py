@@ -49,7 +49,9 @@ def convolution(
     extra = spatial(output_padding, rank, what)
     channels, kernel, size = input.shape[1], weight.shape[2:], input.shape[2:]
     if any(s <= 0 for s in strides) or any(d <= 0 for d in dilations) or any(p < 0 for p in paddings):
-        raise RuntimeError(f"{what}: stride and dilation must be positive and padding not negative, got {strides}, {dilations}, {paddings}")
+        raise RuntimeError(
+            f"{what}: stride and dilation must be positive and padding not negative, got {strides}, {dilations}, {paddings}"
+        )
     expected = weight.shape[0] if transposed else weight.shape[1] * groups
     if channels != expected:
         raise RuntimeError(
@@ -65,7 +67,9 @@ def convolution(
         )
         if any(o <= 0 for o in out):
             raise RuntimeError(f"{what}: the output size {list(out)} would not be positive")
-        node = cn.convolve("input_grad", input._node, weight._node, out, kernel, size, strides, paddings, dilations, groups)
+        node = cn.convolve(
+            "input_grad", input._node, weight._node, out, kernel, size, strides, paddings, dilations, groups
+        )
         return wrap(node)
     out = tuple(
         (s + 2 * p - d * (k - 1) - 1) // t + 1
@@ -76,7 +80,9 @@ def convolution(
             f"{what}: kernel size {list(kernel)} with dilation {list(dilations)} is greater than the padded input "
             f"{[s + 2 * p for s, p in zip(size, paddings, strict=True)]}"
         )
-    return wrap(cn.convolve("forward", input._node, weight._node, size, kernel, out, strides, paddings, dilations, groups))
+    return wrap(
+        cn.convolve("forward", input._node, weight._node, size, kernel, out, strides, paddings, dilations, groups)
+    )
 
 
 def windows(
@@ -120,7 +126,9 @@ def check_index(index: Tensor, size: int, what: str) -> Tensor:
 
 def gather_rows(weight: Tensor, index: Tensor) -> Tensor:
     """Rows of a matrix: (V, *R), (*I) -> (*I, *R)."""
-    checked = check_index(index, weight.shape[0], f"embedding: index {{index}} is out of range for {weight.shape[0]} rows")
+    checked = check_index(
+        index, weight.shape[0], f"embedding: index {{index}} is out of range for {weight.shape[0]} rows"
+    )
     return wrap(gather.take(weight._node, [checked._node], (0,)))
 
 

@@ -17,7 +17,6 @@ from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
 
-
 __all__ = [
     "arange", "as_tensor", "asarray", "broadcast_tensors", "clone", "empty", "empty_like", "eye",
     "from_dlpack", "from_numpy", "full", "full_like", "is_tensor", "linspace", "logspace", "meshgrid",
@@ -81,7 +80,7 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """A tensor of one value."""
-    shape = shape_of((size,) if isinstance(size, (tuple, list)) else (size,))
+    shape = shape_of((size,))
     return _finish(ew.full(shape, fill_value, dtype or number_dtype(fill_value)), requires_grad, device)
 
 
@@ -134,7 +133,9 @@ def arange(
     return _finish(ew.cast(values, target), requires_grad, device)
 
 
-def linspace(start: float, end: float, steps: int, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: float, end: float, steps: int, *, dtype: DType | None = None, requires_grad: bool = False
+) -> Tensor:
     """`steps` numbers from start to end, both included."""
     target = dtype or default_dtype()
     position = ew.iota(steps, dtypes.float64)

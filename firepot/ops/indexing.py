@@ -16,7 +16,6 @@ from firepot.graph.primitives import views
 from firepot.ops.broadcast import axis_of, broadcast_shapes, expand
 from firepot.tensor import Tensor, caller_site, node_of, wrap
 
-
 __all__ = [
     "bincount", "gather", "getitem", "index_add", "index_copy", "index_fill", "index_put", "index_select",
     "masked_fill", "masked_select", "nonzero", "one_hot", "scatter", "scatter_add", "scatter_reduce",
@@ -81,11 +80,15 @@ class _Plan:
             if node.dtype.kind == "f":
                 raise IndexError(f"tensors used as indices must be integers or bools, not {node.dtype.name}")
             return node
-        array = np.asarray([i.item() if isinstance(i, Tensor) else i for i in item] if isinstance(item, (list, tuple)) else item)
+        array = np.asarray(
+            [i.item() if isinstance(i, Tensor) else i for i in item] if isinstance(item, (list, tuple)) else item
+        )
         if array.size == 0:
             array = array.astype(np.int64)
         if array.dtype.kind not in "iub":
-            raise IndexError(f"only integers, slices, ..., None and integer or bool arrays index a tensor, not {item!r}")
+            raise IndexError(
+                f"only integers, slices, ..., None and integer or bool arrays index a tensor, not {item!r}"
+            )
         return node_of(array)
 
     def _read(self, x: Node, items: list[Any]) -> None:
@@ -226,7 +229,9 @@ def _fits(what: str, x: Node, dim: int, index: Node) -> None:
     if len(index.shape) != len(x.shape) or any(
         i > s for d, (i, s) in enumerate(zip(index.shape, x.shape, strict=True)) if d != dim
     ):
-        raise RuntimeError(f"{what}: index of shape {list(index.shape)} does not fit input {list(x.shape)} outside dimension {dim}")
+        raise RuntimeError(
+            f"{what}: index of shape {list(index.shape)} does not fit input {list(x.shape)} outside dimension {dim}"
+        )
 
 
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -241,7 +246,11 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     if dim is None:
-        return gather(wrap(views.reshape(input._node, (input._value.size,))), 0, wrap(views.reshape(indices._node, (indices._value.size,))))
+        return gather(
+            wrap(views.reshape(input._node, (input._value.size,))),
+            0,
+            wrap(views.reshape(indices._node, (indices._value.size,))),
+        )
     return gather(input, dim, indices)
 
 
@@ -259,7 +268,9 @@ def _scatter(input: Tensor, dim: int, index: Tensor, source: Any, mode: str, wha
     return wrap(ga.scatter(x, value, *_along(x, d, i, what), mode))
 
 
-def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
     """input with src written at out[index[i][j]][j] for dim 0, and likewise for the others."""
     mode = {"add": "add", "multiply": "prod", None: "set"}[reduce]
     return _scatter(input, dim, index, src if src is not None else value, mode, "scatter")
@@ -270,7 +281,9 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     return _scatter(input, dim, index, src, "add", "scatter_add")
 
 
-def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+def scatter_reduce(
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
     """Fold src into input at the positions of index: 'sum', 'prod', 'amax', 'amin' or 'mean'."""
     neutral = {"sum": 0.0, "prod": 1.0, "amax": -math.inf, "amin": math.inf, "mean": 0.0}
     if reduce not in neutral:
@@ -291,7 +304,9 @@ def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: 
         count = ew.cast(touched, input.dtype)
         if include_self:
             count = ew.add(count, ew.like(count, 1))
-        divided = ew.binary("div" if input.dtype.kind == "f" else "floordiv", result, ew.binary("maximum", count, ew.like(count, 1)))
+        divided = ew.binary(
+            "div" if input.dtype.kind == "f" else "floordiv", result, ew.binary("maximum", count, ew.like(count, 1))
+        )
         result = ew.where(hit, divided, result)
     return wrap(result)
 
@@ -366,6 +381,8 @@ def bincount(input: Tensor, minlength: int = 0) -> Tensor:
     largest = int(input.detach()._array("bincount (a size that depends on values)").max(initial=-1))
     size = max(largest + 1, minlength)
     zeros = ew.full((size,), 0, dtypes.int64)
-    return wrap(ga.scatter(zeros, ew.full(input.shape, 1, dtypes.int64), [_checked(input._node, size, "bincount", 0)], [0], "add"))
-
-
+    return wrap(
+        ga.scatter(
+            zeros, ew.full(input.shape, 1, dtypes.int64), [_checked(input._node, size, "bincount", 0)], [0], "add"
+        )
+    )

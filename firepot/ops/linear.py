@@ -14,7 +14,6 @@ from firepot.graph.primitives import views
 from firepot.ops.broadcast import axis_of, broadcast_shapes, promoted
 from firepot.tensor import Tensor, wrap
 
-
 __all__ = [
     "addmm", "baddbmm", "bmm", "dot", "einsum", "inner", "matmul", "mm", "mv", "outer", "tensordot",
 ]  # fmt: skip
@@ -85,7 +84,9 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Products of two batches of matrices."""
     if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
-        raise RuntimeError(f"bmm: expected two 3-d tensors with equal batch, got {list(input.shape)} and {list(mat2.shape)}")
+        raise RuntimeError(
+            f"bmm: expected two 3-d tensors with equal batch, got {list(input.shape)} and {list(mat2.shape)}"
+        )
     return matmul(input, mat2)
 
 

@@ -34,13 +34,7 @@ _SAME_NAME = {
     creation: "clone",
 }  # fmt: skip
 
-_IN_PLACE = (
-    "add sub mul div floor_divide pow remainder fmod sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan "
-    "tanh relu sigmoid erf abs sign neg floor ceil trunc round square clamp clamp_min clamp_max lerp addcmul addcdiv "
-    "nan_to_num logical_not logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor "
-    "masked_fill scatter scatter_add scatter_reduce index_add index_copy index_fill index_put tril triu cumsum cumprod "
-    "addmm eq ne lt le gt ge"
-).split()
+_IN_PLACE = ["add", "sub", "mul", "div", "floor_divide", "pow", "remainder", "fmod", "sqrt", "rsqrt", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "tanh", "relu", "sigmoid", "erf", "abs", "sign", "neg", "floor", "ceil", "trunc", "round", "square", "clamp", "clamp_min", "clamp_max", "lerp", "addcmul", "addcdiv", "nan_to_num", "logical_not", "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put", "tril", "triu", "cumsum", "cumprod", "addmm", "eq", "ne", "lt", "le", "gt", "ge"]
 
 _TO = {
     "float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16,
@@ -54,7 +48,10 @@ def _in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tenso
         node = function(self, *args, **kwargs)._node
         if node.dtype is not self.dtype:
             order = "biuf"
-            if order.index(node.dtype.kind) > order.index(self.dtype.kind) and {node.dtype.kind, self.dtype.kind} != {"i", "u"}:
+            if order.index(node.dtype.kind) > order.index(self.dtype.kind) and {node.dtype.kind, self.dtype.kind} != {
+                "i",
+                "u",
+            }:
                 raise RuntimeError(
                     f"{name}_: result type {node.dtype.name} can't be cast to the tensor's type {self.dtype.name}; "
                     f"use {name} instead"
@@ -85,7 +82,14 @@ def detach_(self: Tensor) -> Tensor:
     return self
 
 
-def to(self: Tensor, *args: Any, dtype: DType | None = None, device: Any = None, non_blocking: bool = False, copy: bool = False) -> Tensor:
+def to(
+    self: Tensor,
+    *args: Any,
+    dtype: DType | None = None,
+    device: Any = None,
+    non_blocking: bool = False,
+    copy: bool = False,
+) -> Tensor:
     """The tensor under another dtype (or that of another tensor); the device can only be the CPU."""
     for a in args:
         if isinstance(a, DType):
@@ -164,7 +168,7 @@ def attach() -> None:
         "type_as": type_as, "size": size, "dim": lambda self: self.ndim, "nelement": shape.numel,
         "cpu": lambda self: self, "contiguous": lambda self: self, "is_contiguous": lambda self: True,
         "element_size": lambda self: self.dtype.size, "is_floating_point": lambda self: self.dtype.kind == "f",
-        "clip_": getattr(Tensor, "clamp_"), "uniform_": random.uniform_, "normal_": random.normal_,
+        "clip_": Tensor.__dict__["clamp_"], "uniform_": random.uniform_, "normal_": random.normal_,
         "bernoulli_": random.bernoulli_, "exponential_": random.exponential_, "random_": random.random_,
         "new_zeros": lambda self, *s, dtype=None: creation.zeros(*s, dtype=dtype or self.dtype),
         "new_ones": lambda self, *s, dtype=None: creation.ones(*s, dtype=dtype or self.dtype),
@@ -178,7 +182,7 @@ def attach() -> None:
     }  # fmt: skip
     for name, value in extra.items():
         setattr(Tensor, name, value)
-    Tensor.__hash__ = object.__hash__  # type: ignore[method-assign]
+    Tensor.__hash__ = object.__hash__  # type: ignore[method-assign, assignment]
 
 
 attach()

@@ -19,7 +19,6 @@ from firepot.ops.broadcast import Number, floating
 from firepot.ops.creation import shape_of
 from firepot.tensor import Tensor, default_dtype, node_of, outside_trace, wrap
 
-
 __all__ = [
     "Generator", "bernoulli", "bernoulli_", "default_generator", "dropout_mask", "exponential_",
     "get_rng_state", "initial_seed", "manual_seed", "multinomial", "normal", "normal_", "rand",
@@ -199,7 +198,9 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     return arithmetic.add(arithmetic.mul(randn(size, generator=generator), std), mean)
 
 
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
+def multinomial(
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
     """Indices drawn by weight along the last dimension, by the largest of log weight plus Gumbel noise."""
     from firepot.ops import shape
 

@@ -15,7 +15,6 @@ from firepot.graph.primitives import reduce as rd
 from firepot.ops.broadcast import axes_of, axis_of, floating
 from firepot.tensor import Tensor, wrap
 
-
 __all__ = [
     "ValuesIndices", "all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "cummax",
     "cummin", "cumprod", "cumsum", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "min",
@@ -68,7 +67,12 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType 
 
 
 def var_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(variance, mean): Σ (x − mean)² / (n − correction); correction is 1 unless said otherwise."""
     x = input._node
@@ -88,7 +92,12 @@ def var_mean(
 
 
 def var(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> Tensor:
     if isinstance(dim, bool):
         dim, unbiased = None, dim
@@ -96,13 +105,23 @@ def var(
 
 
 def std(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> Tensor:
     return wrap(ew.unary("sqrt", var(input, dim, unbiased, keepdim, correction=correction)._node))
 
 
 def std_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     v, m = var_mean(input, dim, unbiased, keepdim, correction=correction)
     return wrap(ew.unary("sqrt", v._node)), m
@@ -110,7 +129,9 @@ def std_mean(
 
 def _nonempty(x: Node, axes: tuple[int, ...], what: str) -> None:
     if builtins.any(x.shape[d] == 0 for d in axes):
-        raise RuntimeError(f"{what}: expected a reduction over at least one element, the input has shape {list(x.shape)}")
+        raise RuntimeError(
+            f"{what}: expected a reduction over at least one element, the input has shape {list(x.shape)}"
+        )
 
 
 def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -162,12 +183,12 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, combine: str, what: str) -
     return ValuesIndices(wrap(_keep(values, shape, axes, keepdim)), wrap(_keep(index, shape, axes, keepdim)))
 
 
-def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The largest element; with `dim`, (values, indices) along it; with a tensor, the element-wise maximum."""
     return _extremum(input, dim, keepdim, "max", "max")
 
 
-def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The smallest element; with `dim`, (values, indices) along it; with a tensor, the element-wise minimum."""
     return _extremum(input, dim, keepdim, "min", "min")
 
@@ -196,12 +217,12 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
     return _arg(input, dim, keepdim, "min", "argmin")
 
 
-def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:  # noqa: A001
+def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether an element is not zero: bool for every dtype (PyTorch makes an exception of uint8)."""
     return _fold("any", ew.cast(input._node, dtypes.bool_), dim, keepdim, "any")
 
 
-def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:  # noqa: A001
+def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether no element is zero: bool for every dtype (PyTorch makes an exception of uint8)."""
     return _fold("all", ew.cast(input._node, dtypes.bool_), dim, keepdim, "all")
 

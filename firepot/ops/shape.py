@@ -12,7 +12,6 @@ from firepot.graph.primitives import views
 from firepot.ops.broadcast import axes_of, axis_of, promoted
 from firepot.tensor import Tensor, wrap
 
-
 __all__ = [
     "broadcast_to", "cat", "chunk", "concat", "concatenate", "constant_pad", "diag", "diag_embed",
     "diagonal", "expand", "expand_as", "flatten", "flip", "fliplr", "flipud", "hstack", "moveaxis",
@@ -37,7 +36,9 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     if -1 in sizes:
         rest = math.prod(s for s in sizes if s != -1)
         if rest == 0 or total % rest:
-            raise RuntimeError(f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})")
+            raise RuntimeError(
+                f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})"
+            )
         sizes[sizes.index(-1)] = total // rest
     if math.prod(sizes) != total or any(s < 0 for s in sizes):
         raise RuntimeError(f"reshape: shape {sizes} is invalid for input of size {total} (shape {list(input.shape)})")
@@ -113,7 +114,9 @@ def t(input: Tensor) -> Tensor:
 def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Dimensions moved to other places, the others keeping their order."""
     sources = [axis_of(d, input.ndim, "movedim") for d in ([source] if isinstance(source, int) else source)]
-    targets = [axis_of(d, input.ndim, "movedim") for d in ([destination] if isinstance(destination, int) else destination)]
+    targets = [
+        axis_of(d, input.ndim, "movedim") for d in ([destination] if isinstance(destination, int) else destination)
+    ]
     rest = iter(d for d in range(input.ndim) if d not in sources)
     where = dict(zip(targets, sources, strict=True))
     return permute(input, [where[d] if d in where else next(rest) for d in range(input.ndim)])
@@ -192,7 +195,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if not first.shape:
         raise RuntimeError("cat: zero-dimensional tensors cannot be concatenated; use stack")
     for i, x in enumerate(tensors):
-        if x.ndim != first.ndim or any(a != b for k, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if k != d):
+        if x.ndim != first.ndim or any(
+            a != b for k, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if k != d
+        ):
             raise RuntimeError(
                 f"cat: sizes must match except in dimension {d}; tensor 0 has {list(first.shape)}, tensor {i} has {list(x.shape)}"
             )
@@ -209,7 +214,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         raise RuntimeError("stack: expected a non-empty list of tensors")
     for x in tensors:
         if x.shape != tensors[0].shape:
-            raise RuntimeError(f"stack: expects tensors of equal size, got {list(tensors[0].shape)} and {list(x.shape)}")
+            raise RuntimeError(
+                f"stack: expects tensors of equal size, got {list(tensors[0].shape)} and {list(x.shape)}"
+            )
     return cat([unsqueeze(x, dim) for x in tensors], dim if dim >= 0 else dim + tensors[0].ndim + 1)
 
 
@@ -314,7 +321,8 @@ def _diagonal_mask(rows: int, columns: int, diagonal: int, upper: bool) -> Any:
 def _triangle(input: Tensor, diagonal: int, upper: bool) -> Tensor:
     if input.ndim < 2:
         raise RuntimeError(f"{'triu' if upper else 'tril'}: expected at least 2 dimensions, got {input.ndim}")
-    mask = views.expand(_diagonal_mask(*input.shape[-2:], diagonal, upper), input.shape)
+    rows, columns = input.shape[-2:]
+    mask = views.expand(_diagonal_mask(rows, columns, diagonal, upper), input.shape)
     return wrap(ew.where(mask, input._node, ew.like(input._node, 0)))
 
 
@@ -343,7 +351,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The diagonal of a matrix, or the matrix with this diagonal."""
     if input.ndim == 2:
-        return globals()["diagonal"](input, diagonal)  # type: ignore[no-any-return]
+        return globals()["diagonal"](input, diagonal)
     return diag_embed(input, diagonal)
 
 

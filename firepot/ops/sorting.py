@@ -15,7 +15,6 @@ from firepot.ops.broadcast import axis_of
 from firepot.ops.reduction import ValuesIndices
 from firepot.tensor import Tensor, node_of, wrap
 
-
 __all__ = [
     "argsort", "bucketize", "kthvalue", "median", "msort", "quantile", "searchsorted", "sort", "topk",
     "unique",
@@ -121,7 +120,11 @@ def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = Fals
 
 
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
 ) -> Any:
     """The different elements in order. Their number depends on values: not inside fp.jit."""
     array = input.detach()._array("unique (a size that depends on values)")

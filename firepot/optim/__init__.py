@@ -2,13 +2,13 @@
 
 from firepot.optim import lr_scheduler as lr_scheduler
 from firepot.optim.adaptive import LAMB as LAMB
-from firepot.optim.adaptive import NAdam as NAdam
 from firepot.optim.adaptive import Adadelta as Adadelta
 from firepot.optim.adaptive import Adagrad as Adagrad
 from firepot.optim.adaptive import Adam as Adam
 from firepot.optim.adaptive import Adamax as Adamax
 from firepot.optim.adaptive import AdamW as AdamW
 from firepot.optim.adaptive import Lion as Lion
+from firepot.optim.adaptive import NAdam as NAdam
 from firepot.optim.adaptive import RMSprop as RMSprop
 from firepot.optim.optimizer import Optimizer as Optimizer
 from firepot.optim.sgd import SGD as SGD

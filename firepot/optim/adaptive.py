@@ -84,7 +84,13 @@ class NAdam(Optimizer):
         _beta_check("NAdam", lr, betas, eps, weight_decay)
         super().__init__(
             params,
-            {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay},
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "momentum_decay": momentum_decay,
+            },
         )
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:
@@ -187,7 +193,9 @@ class Adagrad(Optimizer):
             weight_decay=(weight_decay, 0, math.inf), initial_accumulator_value=(initial_accumulator_value, 0, math.inf),
         )  # fmt: skip
         settings = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, settings | {"initial_accumulator_value": initial_accumulator_value, "maximize": maximize})
+        super().__init__(
+            params, settings | {"initial_accumulator_value": initial_accumulator_value, "maximize": maximize}
+        )
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         return {"step": counter(), "sum": ops.full_like(parameter.detach(), group["initial_accumulator_value"])}
@@ -209,7 +217,13 @@ class Adadelta(Optimizer):
     def __init__(
         self, params: Any, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0
     ) -> None:
-        check("Adadelta", lr=(lr, 0, math.inf), rho=(rho, 0, 1), eps=(eps, 0, math.inf), weight_decay=(weight_decay, 0, math.inf))
+        check(
+            "Adadelta",
+            lr=(lr, 0, math.inf),
+            rho=(rho, 0, 1),
+            eps=(eps, 0, math.inf),
+            weight_decay=(weight_decay, 0, math.inf),
+        )
         super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay})
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:

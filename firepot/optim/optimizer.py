@@ -70,7 +70,9 @@ class Optimizer:
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
-            raise TypeError("params argument given to the optimizer should be an iterable of Tensors or dicts, but got Tensor")
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Tensors or dicts, but got Tensor"
+            )
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[Group] = []
@@ -144,7 +146,10 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 numbers.setdefault(id(p), len(numbers))
-            groups.append({k: v for k, v in group.items() if k != "params"} | {"params": [numbers[id(p)] for p in group["params"]]})
+            groups.append(
+                {k: v for k, v in group.items() if k != "params"}
+                | {"params": [numbers[id(p)] for p in group["params"]]}
+            )
         state = {
             numbers[id(p)]: {k: v.detach() if isinstance(v, Tensor) else v for k, v in s.items()}
             for p, s in self.state.items()

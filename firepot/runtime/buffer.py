@@ -1,8 +1,8 @@
 """Memory of tensors: aligned bytes from an allocator that keeps freed blocks for the next step.
 
-    buffer = Buffer.empty(4096)
-    buffer.address                                # what kernels get
-    buffer.view(np.dtype("float32"), (32, 32))    # a NumPy array on the same bytes; it keeps the buffer alive
+buffer = Buffer.empty(4096)
+buffer.address                                # what kernels get
+buffer.view(np.dtype("float32"), (32, 32))    # a NumPy array on the same bytes; it keeps the buffer alive
 """
 
 from __future__ import annotations

@@ -107,8 +107,7 @@ def _peak_kernel(lanes: int, parallel: bool) -> Kernel:
     zeros = [f"  %a{n} = phi {vector} [ zeroinitializer, %entry ], [ %b{n}, %loop ]" for n in names]
     # The factor is loaded, or LLVM would compute the whole loop itself.
     adds = [
-        f"  %b{n} = call {vector} @llvm.fma.v{lanes}f32({vector} %one, {vector} %one, {vector} %a{n})"
-        for n in names
+        f"  %b{n} = call {vector} @llvm.fma.v{lanes}f32({vector} %one, {vector} %one, {vector} %a{n})" for n in names
     ]
     total = [f"  %s1 = fadd {vector} %b0, %b1"]
     total += [f"  %s{n} = fadd {vector} %s{n - 1}, %b{n}" for n in range(2, _ACCUMULATORS)]

@@ -99,9 +99,7 @@ def code_cache() -> CodeCache:
 
 def _count(**more: int) -> None:
     global _statistics
-    _statistics = replace(
-        _statistics, **{name: getattr(_statistics, name) + number for name, number in more.items()}
-    )
+    _statistics = replace(_statistics, **{name: getattr(_statistics, name) + number for name, number in more.items()})
 
 
 def _load_missing(kernels: list[Kernel]) -> None:

@@ -55,9 +55,7 @@ def native() -> NativeFunctions:
     text = walker.text(sys.platform, machine)
     addresses = engine.load_module(f"walker\n{text}", text, walker.FUNCTIONS)
     spin, worker, dismiss, run, run_timed = addresses
-    run_type = ctypes.CFUNCTYPE(
-        ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-    )
+    run_type = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     return NativeFunctions(
         spin=ctypes.CFUNCTYPE(None, ctypes.c_int64)(spin),
         worker=worker,
@@ -139,9 +137,7 @@ class ThreadPool:
         try:
             for start in self._starts:
                 handle = ctypes.c_size_t()
-                status = create(
-                    ctypes.byref(handle), None, ctypes.c_void_p(native().worker), ctypes.byref(start)
-                )
+                status = create(ctypes.byref(handle), None, ctypes.c_void_p(native().worker), ctypes.byref(start))
                 if status != 0:
                     self.close()
                     raise RuntimeError(

@@ -108,9 +108,7 @@ class Executable:
     Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
     """
 
-    def __init__(
-        self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena
-    ) -> None:
+    def __init__(self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena) -> None:
         self.steps = tuple(steps)
         self.bases = bases
         self.arena_bytes = arena_bytes
@@ -118,10 +116,7 @@ class Executable:
         self._arena = arena
         functions = engine.load([step.kernel for step in self.steps])
         self._constants = [
-            operand.base
-            for step in self.steps
-            for operand in step.operands
-            if isinstance(operand.base, Buffer)
+            operand.base for step in self.steps for operand in step.operands if isinstance(operand.base, Buffer)
         ]
         self._record_steps: list[int] = []
         self._memory = self._lay_out(functions)

@@ -40,9 +40,7 @@ class ImageArrays(Dataset[tuple[Any, Any]]):
     ) -> None:  # fmt: skip
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(
-                f"ImageArrays: images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}"
-            )
+            raise ValueError(f"ImageArrays: images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}")
         if labels.shape != images.shape[:1]:
             raise ValueError(
                 f"ImageArrays: {len(images)} images need as many labels, got labels of shape {labels.shape}"
@@ -183,9 +181,7 @@ class FashionMNIST(ImageArrays):
     2017.
     """
 
-    def __init__(
-        self, root: str | Path | None = None, train: bool = True, transform: Transform | None = None
-    ) -> None:
+    def __init__(self, root: str | Path | None = None, train: bool = True, transform: Transform | None = None) -> None:
         places = [Path(place).expanduser() for place in ([root] if root is not None else _FASHION_FOLDERS)]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:
@@ -240,9 +236,7 @@ def open_dataset(
         return _from_arrays(name, kind(train=True), kind(train=False), image_size)
     path = Path(spec).expanduser()
     if not path.exists():
-        raise FileNotFoundError(
-            f"no data set '{name}': neither 'digits', 'fashion-mnist', nor a folder or zip archive"
-        )
+        raise FileNotFoundError(f"no data set '{name}': neither 'digits', 'fashion-mnist', nor a folder or zip archive")
     if path.is_dir() and any("-idx" in file.name or ".idx" in file.name for file in path.iterdir()):
         return _from_arrays(path.name, MNIST(path, True), MNIST(path, False), image_size)
     return _from_files(_open_source(path), image_size, in_memory, progress)
@@ -280,9 +274,7 @@ def _from_files(
     classes, train_names, train_labels = _by_class(train, source.path)
     test_classes, test_names, test_labels = _by_class(test, source.path)
     if set(test_classes) - set(classes):
-        raise ValueError(
-            f"{source.path}: classes only in the test set: {sorted(set(test_classes) - set(classes))}"
-        )
+        raise ValueError(f"{source.path}: classes only in the test set: {sorted(set(test_classes) - set(classes))}")
     test_labels = [classes.index(test_classes[label]) for label in test_labels]
     # The headers of some images tell what they are like; what differs later is scaled or reported by name.
     some = train_names[:: max(1, len(train_names) // 50)]
@@ -364,9 +356,7 @@ def _read_idx_pair(folder: Path, train: bool) -> tuple[Array, Array]:
     prefixes = ("train",) if train else ("t10k", "test")
 
     def read(what: str, rank: int) -> tuple[Path, Array]:
-        stems = [
-            f"{p}-{what}{dot}idx{rank}-ubyte{end}" for p in prefixes for dot in "-." for end in (".gz", "")
-        ]
+        stems = [f"{p}-{what}{dot}idx{rank}-ubyte{end}" for p in prefixes for dot in "-." for end in (".gz", "")]
         path = next((folder / stem for stem in stems if (folder / stem).exists()), None)
         if path is None:
             raise FileNotFoundError(f"{folder}: there is no {stems[0]} (nor uncompressed)")
@@ -375,7 +365,6 @@ def _read_idx_pair(folder: Path, train: bool) -> tuple[Array, Array]:
     (image_path, images), (label_path, labels) = read("images", 3), read("labels", 1)
     if images.ndim not in (3, 4) or labels.ndim != 1 or len(images) != len(labels):
         raise ValueError(
-            f"{image_path} has shape {images.shape} and {label_path} {labels.shape}: expected (N, H, W) "
-            "and (N,)"
+            f"{image_path} has shape {images.shape} and {label_path} {labels.shape}: expected (N, H, W) and (N,)"
         )
     return images, labels

@@ -19,9 +19,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image: by its extension, and not hidden."""
     path = PurePosixPath(name)
-    return (
-        path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and "__MACOSX" not in path.parts
-    )
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and "__MACOSX" not in path.parts
 
 
 class Folder:
@@ -83,9 +81,7 @@ class Archive:
         return {"path": self.path, "_opened": None, "_process": -1}
 
 
-def decode(
-    content: bytes, name: str, channels: int | None = 3, size: int | None = None
-) -> np.ndarray[Any, Any]:
+def decode(content: bytes, name: str, channels: int | None = 3, size: int | None = None) -> np.ndarray[Any, Any]:
     """The image in `content` as uint8 of shape (height, width, channels).
 
     `channels` is 1 (grey), 3 (colour), 4 (with opacity) or None: grey images have one, all others three. With
@@ -97,9 +93,7 @@ def decode(
     try:
         with Image.open(io.BytesIO(content)) as image:
             if size is not None:
-                image.draft(
-                    None, (size, size)
-                )  # lets the JPEG decoder skip resolution that scaling would drop
+                image.draft(None, (size, size))  # lets the JPEG decoder skip resolution that scaling would drop
             image.load()
             mode = _MODES[channels] if channels else "L" if image.mode in ("1", "L", "I;16", "I") else "RGB"
             upright = ImageOps.exif_transpose(image)

@@ -42,8 +42,7 @@ def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     if len(content) != expected:
         state = "cut off" if len(content) < expected else "too long"
         raise ValueError(
-            f"{path}: the file is {state}: shape {shape} takes {expected:,} bytes and there are "
-            f"{len(content):,}"
+            f"{path}: the file is {state}: shape {shape} takes {expected:,} bytes and there are {len(content):,}"
         )
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -56,8 +55,7 @@ def write_idx(path: str | Path, array: np.ndarray[Any, Any]) -> None:
     codes = [code for code, dtype in _TYPES.items() if np.dtype(dtype) == array.dtype.newbyteorder(">")]
     if not codes:
         raise TypeError(
-            f"write_idx: IDX has no type for {array.dtype}; it has uint8, int8, int16, int32, float32, "
-            "float64"
+            f"write_idx: IDX has no type for {array.dtype}; it has uint8, int8, int16, int32, float32, float64"
         )
     header = bytes([0, 0, codes[0], array.ndim]) + np.array(array.shape, ">u4").tobytes()
     content = header + array.astype(_TYPES[codes[0]]).tobytes()

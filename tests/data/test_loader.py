@@ -1,6 +1,8 @@
 """The loader: order, randomness, resumption, workers and their failures."""
 
+import functools
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -94,7 +96,7 @@ def test_stream_is_divided_among_workers_and_resumed():
     loader = DataLoader(Stream(), 4, num_workers=2)
     expected = [b.tolist() for b in loader]
     assert expected[:2] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert sorted(sum(expected, [])) == list(range(20))
+    assert sorted(functools.reduce(operator.iadd, expected, [])) == list(range(20))
     running = iter(loader)
     next(running), next(running)
     state = loader.state_dict()
@@ -156,7 +158,7 @@ def test_a_workers_error_is_raised_with_its_traceback():
     with pytest.raises(KeyError, match="nine is bad") as caught:
         list(DataLoader(Failing(), 4, num_workers=2))
     assert "raise KeyError" in caught.value.__notes__[0]
-    with pytest.raises(RuntimeError, match="Unpicklable.*worker process 0") as caught:
+    with pytest.raises(RuntimeError, match=r"Unpicklable.*worker process 0") as caught:
         list(DataLoader(FailingOddly(), 4, num_workers=1))
     assert 'Unpicklable("odd", 1)' in str(caught.value)
     with pytest.raises(KeyError, match="nine is bad"):
@@ -165,7 +167,7 @@ def test_a_workers_error_is_raised_with_its_traceback():
 
 
 def test_a_dead_and_a_slow_worker_are_told():
-    with pytest.raises(RuntimeError, match="worker process 0 .* ended unexpectedly with exit code 3"):
+    with pytest.raises(RuntimeError, match=r"worker process 0 .* ended unexpectedly with exit code 3"):
         list(DataLoader(Dying(), 4, num_workers=2))
     with pytest.raises(RuntimeError, match="no batch within the timeout"):
         list(DataLoader(Slow(), 4, num_workers=1, timeout=0.1))

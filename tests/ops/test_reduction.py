@@ -69,7 +69,7 @@ def test_shapes_and_dimensions(shape):
                 continue
             if 0 in shape and name.startswith(("var", "std")):  # PyTorch warns about the degrees of freedom
                 continue
-            if name.startswith(("var", "std")) and x.numel() <= 1 or (isinstance(dim, int) and shape[dim] == 1):
+            if (name.startswith(("var", "std")) and x.numel() <= 1) or (isinstance(dim, int) and shape[dim] == 1):
                 continue
             record(compared, f"{name} {shape} {dim}", fold, x, rx, dim, bool(rank % 2))
     compared.check()
@@ -77,7 +77,13 @@ def test_shapes_and_dimensions(shape):
 
 def test_special_values():
     compared = Comparison()
-    rows = [[1.0, math.nan, 3.0], [math.inf, 1.0, -math.inf], [math.inf, math.inf, 0.0], [-math.inf] * 3, [-0.0, 0.0, -0.0]]
+    rows = [
+        [1.0, math.nan, 3.0],
+        [math.inf, 1.0, -math.inf],
+        [math.inf, math.inf, 0.0],
+        [-math.inf] * 3,
+        [-0.0, 0.0, -0.0],
+    ]
     for dtype in ("float64", "float32", "float16"):
         x, rx = both(rows, dtype)
         for name, fold in {**FOLDS, **SINGLE}.items():

@@ -306,9 +306,7 @@ def or_(a: Node, b: Node) -> Node:
     return apply(_bitwise["or"], (a, b))
 
 
-where_primitive = Scalar(
-    "where", lambda g, y, c, a, b: (None, where(c, g, like(g, 0)), where(c, like(g, 0), g))
-)
+where_primitive = Scalar("where", lambda g, y, c, a, b: (None, where(c, g, like(g, 0)), where(c, like(g, 0), g)))
 
 
 def where(condition: Node, a: Node, b: Node) -> Node:

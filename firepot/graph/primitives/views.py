@@ -154,9 +154,7 @@ class _Pad(View):
         low, high, _ = node.params
         inner = tuple(i - a for i, a in zip(index, low, strict=True))
         conditions = tuple(
-            (i, s)
-            for i, s, a, b in zip(inner, node.inputs[0].shape, low, high, strict=True)
-            if a > 0 or b > 0
+            (i, s) for i, s, a, b in zip(inner, node.inputs[0].shape, low, high, strict=True) if a > 0 or b > 0
         )
         return inner, conditions
 
@@ -300,7 +298,7 @@ class _Windows(View):
         return (reduce("sum", spread, axes),)
 
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
-        out, kernel, stride, dilation, padding, _ = node.params
+        out, _kernel, stride, dilation, padding, _ = node.params
         rank = len(out)
         batch = len(index) - 2 * rank
         inner = list(index[:batch])
@@ -383,6 +381,15 @@ def windows(
     padding: Sequence[int], value: bool | int | float,
 ) -> Node:  # fmt: skip
     """Sliding windows over the last len(kernel) dimensions; positions outside the input hold `value`."""
+    batch = len(x.shape) - len(kernel)
+    reach = tuple(t * k for t, k in zip(out, kernel, strict=True))
+    apart = tuple(stride) == tuple(kernel) and not any(padding) and all(d == 1 for d in dilation)
+    if apart and all(r <= s for r, s in zip(reach, x.shape[batch:], strict=True)):
+        # Windows that do not overlap are another way to number the elements, whose gradient is a view too.
+        within = slice_(x, (0,) * len(x.shape), x.shape[:batch] + reach)
+        pairs = [size for pair in zip(out, kernel, strict=True) for size in pair]
+        places = range(batch, batch + 2 * len(kernel), 2)
+        return permute(reshape(within, (*x.shape[:batch], *pairs)), [*range(batch), *places, *(p + 1 for p in places)])
     return apply(
         windows_primitive,
         (x,),
@@ -392,5 +399,3 @@ def windows(
 
 def size_of(shape: Shape) -> int:
     return math.prod(shape)
-
-

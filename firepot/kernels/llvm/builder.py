@@ -26,6 +26,11 @@ SCALARS = {
 }  # fmt: skip
 _BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 _FLOATS = ("half", "bfloat", "float", "double")
+# The native calling convention (kernels/kernel.py).
+KERNEL_PARAMETERS = [
+    ("ptr noalias nocapture readonly", "operands"), ("i64", "thread"), ("i64", "threads"),
+    ("ptr noalias", "scratch"), ("ptr noalias", "error"),
+]  # fmt: skip
 _OVERLOADS = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}
 
 
@@ -144,9 +149,7 @@ class Module:
     def constant_array(self, name: str, element: str, values: Sequence[int | float]) -> Value:
         """A private constant table; the value is its address."""
         items = ", ".join(f"{element} {literal(v, element)}" for v in values)
-        self._globals.append(
-            f"@{name} = private unnamed_addr constant [{len(values)} x {element}] [{items}], align 64"
-        )
+        self._globals.append(f"@{name} = private unnamed_addr constant [{len(values)} x {element}] [{items}], align 64")
         return Value(f"@{name}", "ptr")
 
     @contextmanager
@@ -163,7 +166,7 @@ class Module:
             builder.line("ret void")
         head = ", ".join(f"{t} %{n}" for t, n in parameters)
         linkage = "internal " if internal else ""
-        body = "\n".join(builder.entry_lines + ["  br label %start", "start:"] + builder.lines)
+        body = "\n".join([*builder.entry_lines, "  br label %start", "start:", *builder.lines])
         self._functions.append(f"define {linkage}{result} @{name}({head}) nounwind {{\nentry:\n{body}\n}}")
 
     def kernel(self, name: str) -> AbstractContextManager[Builder]:
@@ -171,11 +174,7 @@ class Module:
 
         Arguments: operands, thread, threads, scratch, error.
         """
-        return self.function(
-            name,
-            [("ptr noalias nocapture readonly", "operands"), ("i64", "thread"), ("i64", "threads"),
-             ("ptr noalias", "scratch"), ("ptr noalias", "error")],
-        )  # fmt: skip
+        return self.function(name, KERNEL_PARAMETERS)
 
     def __str__(self) -> str:
         parts = [f"; {self.name}", *self._globals, *self._functions, *self._declarations.values(), *self._metadata]
@@ -331,9 +330,7 @@ class Builder:
         """Lanes of a then b chosen by number (−1: any)."""
         other = repr(b) if b is not None else f"{a.type} poison"
         lanes = ", ".join(f"i32 {m}" if m >= 0 else "i32 poison" for m in mask)
-        return self.emit(
-            vector(a.element, len(mask)), f"shufflevector {a!r}, {other}, <{len(mask)} x i32> <{lanes}>"
-        )
+        return self.emit(vector(a.element, len(mask)), f"shufflevector {a!r}, {other}, <{len(mask)} x i32> <{lanes}>")
 
     # -- memory ------------------------------------------------------------------------------------------------
 
@@ -362,15 +359,11 @@ class Builder:
         if otherwise is None:
             otherwise = Value("zeroinitializer", type)
         align = Value(str(_BYTES[element_of(type)]), "i32")
-        return self.intrinsic(
-            "llvm.masked.load", type, pointer, align, mask, otherwise, suffix=f"{overload(type)}.p0"
-        )
+        return self.intrinsic("llvm.masked.load", type, pointer, align, mask, otherwise, suffix=f"{overload(type)}.p0")
 
     def masked_store(self, value: Value, pointer: Value, mask: Value) -> None:
         align = Value(str(_BYTES[value.element]), "i32")
-        self.intrinsic(
-            "llvm.masked.store", "void", value, pointer, align, mask, suffix=f"{overload(value.type)}.p0"
-        )
+        self.intrinsic("llvm.masked.store", "void", value, pointer, align, mask, suffix=f"{overload(value.type)}.p0")
 
     def tail_mask(self, remaining: Value, lanes: int) -> Value:
         """True in the first `remaining` lanes."""

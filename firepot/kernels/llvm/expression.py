@@ -225,9 +225,7 @@ class Evaluator:
             index = self._base(expr.offset)
             return load_element(b, b.element(pointer, element, index), expr.dtype, self.lanes, self._mask())
         positions = self.index(expr.offset)
-        addresses = b.emit(
-            vector("ptr", self.lanes), f"getelementptr inbounds {element}, {pointer!r}, {positions!r}"
-        )
+        addresses = b.emit(vector("ptr", self.lanes), f"getelementptr inbounds {element}, {pointer!r}, {positions!r}")
         mask = self._mask()
         if mask is None:
             mask = b.constant(True, vector("i1", self.lanes))
@@ -288,9 +286,7 @@ class Evaluator:
         if lanes > 1:
             some = b.intrinsic("llvm.vector.reduce.or", "i1", active, suffix=f"v{lanes}i1")
             least = b.constant(-(2**63), raw.type)
-            worst = b.intrinsic(
-                "llvm.vector.reduce.smax", "i64", b.select(active, raw, least), suffix=f"v{lanes}i64"
-            )
+            worst = b.intrinsic("llvm.vector.reduce.smax", "i64", b.select(active, raw, least), suffix=f"v{lanes}i64")
         else:
             some, worst = active, raw
         with b.when(some):
@@ -318,9 +314,7 @@ class Evaluator:
                 b.masked_store(value, address, self.tail)
             return
         positions = self.b.splat(self.index(offset), self.lanes)
-        addresses = b.emit(
-            vector("ptr", self.lanes), f"getelementptr inbounds {element}, {pointer!r}, {positions!r}"
-        )
+        addresses = b.emit(vector("ptr", self.lanes), f"getelementptr inbounds {element}, {pointer!r}, {positions!r}")
         mask = self.tail if self.tail is not None else b.constant(True, vector("i1", self.lanes))
         b.intrinsic(
             "llvm.masked.scatter", "void", value, addresses, b.constant(dtype.size, "i32"), mask,

@@ -83,9 +83,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
     lanes = processor.vector_bytes // d.accumulate.size
     tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
-    direct = (
-        d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
-    )
+    direct = d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
     plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct)
     work = d.batch * d.m * d.n * d.k
     return Kernel(
@@ -179,7 +177,9 @@ def _pack_panel(
                 if lanes > 1:
                     value = load_element(b, place, d.dtype, lanes, _narrow(b, mask, width, lanes))
                 else:
-                    value = load_element(b, b.element(source, element, b.add(origin, b.mul(k, along))), d.dtype, 1, None)
+                    value = load_element(
+                        b, b.element(source, element, b.add(origin, b.mul(k, along))), d.dtype, 1, None
+                    )
                 _store_packed(b, value, b.element(target, type, b.add(b.mul(k, count), i)), width, lanes)
         return
     whole = d.k // lanes * lanes if along == 1 and lanes > 1 else 0
@@ -209,7 +209,9 @@ def _pack_panel(
 def _narrow(b: Builder, mask: Value | None, width: int, lanes: int) -> Value | None:
     if width == lanes:
         return mask
-    inside = Value("<" + ", ".join(f"i1 {'true' if i < width else 'false'}" for i in range(lanes)) + ">", f"<{lanes} x i1>")
+    inside = Value(
+        "<" + ", ".join(f"i1 {'true' if i < width else 'false'}" for i in range(lanes)) + ">", f"<{lanes} x i1>"
+    )
     return inside if mask is None else b.and_(mask, inside)
 
 
@@ -230,7 +232,7 @@ def _multiply(
     base = workspace(b)
     packed_x = base
     packed_y = b.offset(base, plan.x_bytes)
-    partial = b.offset(base, plan.x_bytes + plan.y_bytes)
+    partials = b.offset(base, plan.x_bytes + plan.y_bytes)
     accumulators = Accumulators(b, tile, d.accumulate)
     start, stop = b.share(d.batch * plan.column_panels * plan.row_panels)
     with b.loop(start, stop) as task:
@@ -242,7 +244,7 @@ def _multiply(
         x_panel = b.add(b.mul(x_batch, plan.row_panels), row_panel)
         x = b.element(packed_x, type, b.mul(b.add(b.mul(x_panel, d.k), k_first), tile.rows))
         column = b.mul(column_panel, tile.columns)
-        own = b.element(partial, type, b.mul(task, tile.rows * tile.columns))
+        own = b.element(partials, type, b.mul(task, tile.rows * tile.columns))
         if first:
             accumulators.clear(b)
         else:
@@ -267,7 +269,7 @@ def _multiply(
             ]
             numbers = b.element(x, type, b.mul(k, tile.rows))
             accumulators.step(
-                b, [lambda r=r: b.load(b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
+                b, [partial(b.load, b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
             )
         if last:
             _finish(b, plan, epilogue, accumulators, batch, row_panel, column)
@@ -290,7 +292,13 @@ def _restore(b: Builder, plan: _Plan, accumulators: Accumulators, own: Value, k_
 
 
 def _finish(
-    b: Builder, plan: _Plan, epilogue: Epilogue, accumulators: Accumulators, batch: Value, row_panel: Value, column: Value
+    b: Builder,
+    plan: _Plan,
+    epilogue: Epilogue,
+    accumulators: Accumulators,
+    batch: Value,
+    row_panel: Value,
+    column: Value,
 ) -> None:
     d, tile = plan.d, plan.tile
     whole_rows = d.m % tile.rows == 0
@@ -313,4 +321,3 @@ def _finish(
         else:
             with b.when(b.compare("slt", m, d.m)):
                 row()
-

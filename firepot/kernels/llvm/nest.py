@@ -201,16 +201,13 @@ def _generate(plan: Plan) -> str:
         with module.kernel("phase0") as b:
             _map(b, plan)
     elif plan.chunks == 1:
-        with module.kernel("phase0") as b:
-            with _tasks(b, plan, 1) as (coordinates, vectors, _):
-                _folding_body(b, plan, coordinates, vectors, None)
+        with module.kernel("phase0") as b, _tasks(b, plan, 1) as (coordinates, vectors, _):
+            _folding_body(b, plan, coordinates, vectors, None)
     else:
-        with module.kernel("phase0") as b:
-            with _tasks(b, plan, plan.chunks) as (coordinates, vectors, chunk):
-                _folding_body(b, plan, coordinates, vectors, chunk)
-        with module.kernel("phase1") as b:
-            with _tasks(b, plan, 1) as (coordinates, vectors, _):
-                _combine_chunks(b, plan, coordinates, vectors)
+        with module.kernel("phase0") as b, _tasks(b, plan, plan.chunks) as (coordinates, vectors, chunk):
+            _folding_body(b, plan, coordinates, vectors, chunk)
+        with module.kernel("phase1") as b, _tasks(b, plan, 1) as (coordinates, vectors, _):
+            _combine_chunks(b, plan, coordinates, vectors)
     return str(module)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -57,7 +58,9 @@ def indices(nest: Nest) -> list[Index]:
     return list(found)
 
 
-def substitute(nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]) -> Nest:
+def substitute(
+    nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]
+) -> Nest:
     """The same nest over other axes: each replaced axis is the Index given; `axes` rewrites the lists of loops."""
     memo: dict[int, Expr] = {}
     keep: list[Expr] = []
@@ -172,7 +175,7 @@ def _collapse(nest: Nest) -> Nest:
         places = indices(nest)
         lists = {nest.axes} | {s.axes for s in nest.stages if s.axes}
         for loops in lists:
-            for a, c in zip(loops, loops[1:], strict=False):
+            for a, c in itertools.pairwise(loops):
                 if all((a in other) == (c in other) for other in lists) and _walks_as_one(places, a, c):
                     whole = Axis(a.name + c.name, a.size * c.size)
                     nest = _join(nest, a, c, whole)

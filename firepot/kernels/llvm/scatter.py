@@ -169,6 +169,3 @@ def _loops(
         b.set(position, b.add(i, lanes))
     with b.loop(b.get(position, "i64"), stop) as i:
         fold(i, 1)
-
-
-

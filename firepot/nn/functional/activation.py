@@ -50,9 +50,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     if weight.numel() != 1:
         channels = input.shape[1] if input.ndim > 1 else input.shape[0] if input.ndim else 1
         if weight.numel() != channels:
-            raise RuntimeError(
-                f"prelu: expected 1 slope or one for each of {channels} channels, got {weight.numel()}"
-            )
+            raise RuntimeError(f"prelu: expected 1 slope or one for each of {channels} channels, got {weight.numel()}")
         weight = weight.reshape([-1] + [1] * (input.ndim - 2)) if input.ndim > 1 else weight
     return ops.where(input > 0, input, input * weight)
 

@@ -49,9 +49,7 @@ def cross_entropy(
         raise RuntimeError(f"cross_entropy: label_smoothing must be between 0 and 1, got {label_smoothing}")
     logs = ops.log_softmax(input, axis)
     if target.dtype.kind != "f":
-        return _negative_log_likelihood(
-            "cross_entropy", logs, target, weight, ignore_index, reduction, label_smoothing
-        )
+        return _negative_log_likelihood("cross_entropy", logs, target, weight, ignore_index, reduction, label_smoothing)
     _same_shape("cross_entropy", input, target)
     classes = input.shape[axis]
     shares = target
@@ -76,7 +74,9 @@ def nll_loss(
 def _by_class(weight: Tensor, input: Tensor, axis: int, what: str) -> Tensor:
     classes = input.shape[axis]
     if weight.shape != (classes,):
-        raise RuntimeError(f"{what}: weight must have one number for each of {classes} classes, got {list(weight.shape)}")
+        raise RuntimeError(
+            f"{what}: weight must have one number for each of {classes} classes, got {list(weight.shape)}"
+        )
     return weight.reshape([-1 if d == axis else 1 for d in range(input.ndim)])
 
 
@@ -91,7 +91,9 @@ def _negative_log_likelihood(
             f"{list(target.shape)}"
         )
     if target.dtype.kind not in "iu":
-        raise RuntimeError(f"{what}: the target must hold integer classes or floating probabilities, got {target.dtype.name}")
+        raise RuntimeError(
+            f"{what}: the target must hold integer classes or floating probabilities, got {target.dtype.name}"
+        )
     classes = logs.shape[axis]
     target = target.to(dtypes.int64)
     kept = target != ignore_index
@@ -266,7 +268,9 @@ def multi_margin_loss(
         result = multi_margin_loss(input.unsqueeze(0), target.reshape(1), p, margin, weight, reduction="none")
         return _reduced(result.reshape(()), reduction)
     classes = input.shape[1]
-    safe = ops.check_index(target, classes, f"multi_margin_loss: target {{index}} is out of bounds for {classes} classes")
+    safe = ops.check_index(
+        target, classes, f"multi_margin_loss: target {{index}} is out of bounds for {classes} classes"
+    )
     hit = safe.unsqueeze(1) == ops.arange(classes)
     own = ops.sum(ops.where(hit, input, 0.0), 1, keepdim=True)
     excess = ops.pow(ops.clamp(margin - own + input, min=0.0), p)

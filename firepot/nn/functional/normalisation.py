@@ -30,14 +30,18 @@ def batch_norm(
         axes = [0, *range(2, input.ndim)]
         count = input.numel() // max(channels, 1)
         if count <= 1 and input.numel():
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(input.shape)}")
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {list(input.shape)}"
+            )
         wide = input.to(dtypes.float32) if input.dtype.size == 2 else input
         var, mean = ops.var_mean(wide, axes, correction=0)
         with no_grad():
             if running_mean is not None:
                 running_mean.copy_(running_mean + (mean - running_mean) * momentum)
             if running_var is not None:
-                running_var.copy_(running_var + (var * (count / (count - 1) if count > 1 else 1.0) - running_var) * momentum)
+                running_var.copy_(
+                    running_var + (var * (count / (count - 1) if count > 1 else 1.0) - running_var) * momentum
+                )
     else:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: expected running_mean and running_var when training is False")
@@ -110,7 +114,9 @@ def rms_norm(
 def _last(input: Tensor, normalized_shape: Sequence[int], what: str, *parameters: Tensor | None) -> list[int]:
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
-        raise RuntimeError(f"{what}: normalized_shape {list(shape)} must be the last sizes of the input {list(input.shape)}")
+        raise RuntimeError(
+            f"{what}: normalized_shape {list(shape)} must be the last sizes of the input {list(input.shape)}"
+        )
     for p in parameters:
         if p is not None and p.shape != shape:
             raise RuntimeError(f"{what}: weight and bias must have shape {list(shape)}, got {list(p.shape)}")
@@ -122,7 +128,9 @@ def group_norm(
 ) -> Tensor:
     """Groups of channels of each sample of (N, C, *) centred and scaled. Wu and He (2018)."""
     if input.ndim < 2 or input.shape[1] % num_groups:
-        raise RuntimeError(f"group_norm: the channels of {list(input.shape)} must be divisible by num_groups={num_groups}")
+        raise RuntimeError(
+            f"group_norm: the channels of {list(input.shape)} must be divisible by num_groups={num_groups}"
+        )
     n, channels, *space = input.shape
     grouped = input.reshape(n, num_groups, channels // num_groups, *space)
     axes = list(range(2, grouped.ndim))

@@ -47,9 +47,7 @@ class _Geometry:
             )
 
     def windows(self, input: Tensor, fill: float) -> Tensor:
-        return ops.windows(
-            input, self.kernel, self.stride, self.padding, self.dilation, fill, output_size=self.output
-        )
+        return ops.windows(input, self.kernel, self.stride, self.padding, self.dilation, fill, output_size=self.output)
 
 
 def _output(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -189,7 +187,9 @@ def _adaptive_avg(what: str, rank: int, input: Tensor, output_size: Any) -> Tens
             shape = (*result.shape[:d], count, size // count, *result.shape[d + 1 :])
             result = ops.mean(result.reshape(shape), d + 1)
         else:
-            result = ops.cat([ops.mean(ops.narrow(result, d, a, b - a), d, keepdim=True) for a, b in _segments(size, count)], d)
+            result = ops.cat(
+                [ops.mean(ops.narrow(result, d, a, b - a), d, keepdim=True) for a, b in _segments(size, count)], d
+            )
     return result
 
 
@@ -218,7 +218,9 @@ def _adaptive_max(what: str, rank: int, input: Tensor, output_size: Any, return_
         raise NotImplementedError(f"{what}: return_indices needs sizes {list(size)} divisible by {list(wanted)}")
     result = input
     for d, count in enumerate(wanted, input.ndim - rank):
-        parts = [ops.amax(ops.narrow(result, d, a, b - a), d, keepdim=True) for a, b in _segments(result.shape[d], count)]
+        parts = [
+            ops.amax(ops.narrow(result, d, a, b - a), d, keepdim=True) for a, b in _segments(result.shape[d], count)
+        ]
         result = ops.cat(parts, d)
     return result
 
@@ -238,7 +240,9 @@ def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = 
     return _adaptive_max("adaptive_max_pool3d", 3, input, output_size, return_indices)
 
 
-def _lp_pool(what: str, rank: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Tensor:
+def _lp_pool(
+    what: str, rank: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool
+) -> Tensor:
     g = _Geometry(what, rank, input, kernel_size, stride, 0, 1, ceil_mode)
     powers = g.windows(ops.pow(input, norm_type), 0)
     total = ops.sum(powers, tuple(range(-rank, 0)))

@@ -29,7 +29,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         size = input.shape[dim]
         limit = size - 1 if mode == "reflect" else size
         if mode != "replicate" and (low > limit or high > limit):
-            raise RuntimeError(f"pad: {mode} padding ({low}, {high}) must be at most {limit} for dimension {dim} of {list(input.shape)}")
+            raise RuntimeError(
+                f"pad: {mode} padding ({low}, {high}) must be at most {limit} for dimension {dim} of {list(input.shape)}"
+            )
         if low or high:
             result = _extended(result, dim, low, high, mode)
     return result
@@ -120,7 +122,7 @@ def _nearest(x: Tensor, dim: int, new: int, factor: float | None, exact: bool) -
     if new % old == 0 and (factor is None or factor == new // old):
         return ops.repeat_interleave(x, new // old, dim) if new != old else x
     step = 1 / factor if factor is not None else old / new
-    places = [min(int(math.floor((i + 0.5) * step if exact else i * step)), old - 1) for i in range(new)]
+    places = [min(math.floor((i + 0.5) * step if exact else i * step), old - 1) for i in range(new)]
     return ops.index_select(x, dim, ops.tensor(places))
 
 
@@ -198,7 +200,7 @@ def grid_sample(
     "zeros" or "border"."""
     if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border"):
         raise NotImplementedError(f"grid_sample: mode {mode!r} with padding_mode {padding_mode!r} is not supported")
-    n, c, h, w = input.shape
+    n, _c, h, w = input.shape
 
     def place(coordinate: Tensor, size: int) -> Tensor:
         at = (coordinate + 1) / 2 * (size - 1) if align_corners else ((coordinate + 1) * size - 1) / 2

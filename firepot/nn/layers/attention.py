@@ -65,7 +65,7 @@ class MultiheadAttention(Module):
         if self._joint and query is key and key is value:
             return list(ops.chunk(F.linear(query, self.in_proj_weight, self.in_proj_bias), 3, -1))
         if self._joint:
-            weights = ops.chunk(self.in_proj_weight, 3)
+            weights = list(ops.chunk(self.in_proj_weight, 3))
         else:
             weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
         return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
@@ -158,16 +158,16 @@ class TransformerEncoderLayer(Module):
     ) -> Tensor:  # fmt: skip
         def attend(x: Tensor) -> Tensor:
             y, _ = self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)
-            return self.dropout1(y)  # type: ignore[no-any-return]
+            return self.dropout1(y)
 
         def feed_forward(x: Tensor) -> Tensor:
-            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))  # type: ignore[no-any-return]
+            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
         if self.norm_first:
             x = src + attend(self.norm1(src))
             return x + feed_forward(self.norm2(x))
         x = self.norm1(src + attend(src))
-        return self.norm2(x + feed_forward(x))  # type: ignore[no-any-return]
+        return self.norm2(x + feed_forward(x))
 
 
 class TransformerDecoderLayer(Module):
@@ -197,16 +197,16 @@ class TransformerDecoderLayer(Module):
     ) -> Tensor:  # fmt: skip
         def own(x: Tensor) -> Tensor:
             y, _ = self.self_attn(x, x, x, tgt_key_padding_mask, False, tgt_mask, is_causal=tgt_is_causal)
-            return self.dropout1(y)  # type: ignore[no-any-return]
+            return self.dropout1(y)
 
         def other(x: Tensor) -> Tensor:
             y, _ = self.multihead_attn(
                 x, memory, memory, memory_key_padding_mask, False, memory_mask, is_causal=memory_is_causal
             )
-            return self.dropout2(y)  # type: ignore[no-any-return]
+            return self.dropout2(y)
 
         def feed_forward(x: Tensor) -> Tensor:
-            return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))  # type: ignore[no-any-return]
+            return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
         x = tgt
         for part, norm in ((own, self.norm1), (other, self.norm2), (feed_forward, self.norm3)):

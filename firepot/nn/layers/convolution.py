@@ -33,9 +33,13 @@ class _Conv(Module):
         super().__init__()
         name = type(self).__name__
         if groups <= 0 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"{name}: in_channels {in_channels} and out_channels {out_channels} must be divisible by groups {groups}")
+            raise ValueError(
+                f"{name}: in_channels {in_channels} and out_channels {out_channels} must be divisible by groups {groups}"
+            )
         if padding_mode not in _MODES or (self.transposed and padding_mode != "zeros"):
-            raise ValueError(f"{name}: padding_mode must be one of {_MODES} ('zeros' when transposed), got {padding_mode!r}")
+            raise ValueError(
+                f"{name}: padding_mode must be one of {_MODES} ('zeros' when transposed), got {padding_mode!r}"
+            )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = spatial(kernel_size, self.rank, name)
         self.stride = spatial(stride, self.rank, name)
@@ -77,10 +81,11 @@ class _Conv(Module):
         extra = self.output_padding
         if output_size is not None:
             sizes = list(output_size)[-self.rank :]
+            padding: Any = self.padding
             least = [
                 (s - 1) * t - 2 * p + d * (k - 1) + 1
                 for s, t, p, d, k in zip(
-                    input.shape[-self.rank :], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+                    input.shape[-self.rank :], self.stride, padding, self.dilation, self.kernel_size, strict=True
                 )
             ]
             extra = tuple(int(o) - n for o, n in zip(sizes, least, strict=True))
@@ -201,7 +206,9 @@ class Unfold(Module):
 class Fold(Module):
     """The transpose of Unfold."""
 
-    def __init__(self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
+    def __init__(
+        self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    ) -> None:
         super().__init__()
         self.output_size, self.kernel_size = output_size, kernel_size
         self.dilation, self.padding, self.stride = dilation, padding, stride

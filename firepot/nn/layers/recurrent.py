@@ -12,7 +12,7 @@ from firepot.nn import init
 from firepot.nn.module import Module, Parameter
 from firepot.tensor import Tensor
 
-__all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 State = tuple[Tensor, ...]
 
@@ -65,7 +65,7 @@ class _Recurrent(Module):
         for layer in range(num_layers):
             inputs = input_size if layer == 0 else hidden_size * len(self._directions)
             for suffix in self._directions:
-                sizes = {"weight_ih": (width, inputs), "weight_hh": (width, hidden_size)}
+                sizes: dict[str, tuple[int, ...]] = {"weight_ih": (width, inputs), "weight_hh": (width, hidden_size)}
                 if bias:
                     sizes |= {"bias_ih": (width,), "bias_hh": (width,)}
                 for kind, shape in sizes.items():
@@ -82,7 +82,7 @@ class _Recurrent(Module):
 
     def _run(self, input: Tensor, initial: State | None) -> tuple[Tensor, State]:
         """(L, N, in) -> (L, N, directions · hidden), and the last states (layers · directions, N, hidden)."""
-        length, batch, width = input.shape
+        _length, batch, width = input.shape
         if width != self.input_size:
             raise RuntimeError(
                 f"{type(self).__name__}: input.size(-1) must be equal to input_size. Expected {self.input_size}, got {width}"
@@ -157,7 +157,15 @@ class RNN(_Recurrent):
     input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         object.__setattr__(self, "activation", _activation(nonlinearity))
         super().__init__(input_size, hidden_size, num_layers, *args, **kwargs)
         self.nonlinearity = nonlinearity
@@ -235,7 +243,15 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """One step of an RNN: (N, in), (N, hidden) -> (N, hidden)."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None, dtype: DType | None = None) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: DType | None = None,
+    ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
         self.activation = _activation(nonlinearity)

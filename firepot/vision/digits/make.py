@@ -22,9 +22,7 @@ _SEED = 20_251
 _TRAIN_IMAGES_PER_CLASS = 400
 
 
-def split(
-    labels: np.ndarray[Any, Any], seed: int = _SEED
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def split(labels: np.ndarray[Any, Any], seed: int = _SEED) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The rows of the training and of the test set:
     both hold the same share of each class, in random order.
     """

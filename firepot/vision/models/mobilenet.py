@@ -22,9 +22,7 @@ def _divisible(channels: float, divisor: int = 8) -> int:
 class ConvNormActivation(nn.Sequential):
     """Convolution, batch normalisation and ReLU6."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, groups: int = 1
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, groups: int = 1) -> None:
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
             nn.BatchNorm2d(outputs),

@@ -87,9 +87,7 @@ class VisionTransformer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if image_size % patch_size:
-            raise ValueError(
-                f"VisionTransformer: patches of {patch_size} do not fill an image of {image_size}"
-            )
+            raise ValueError(f"VisionTransformer: patches of {patch_size} do not fill an image of {image_size}")
         self.image_size, self.patch_size, self.hidden_dim = image_size, patch_size, hidden_dim
         self.class_token = nn.Parameter(fp.zeros(1, 1, hidden_dim))
         self.conv_proj = nn.Conv2d(in_channels, hidden_dim, patch_size, patch_size)

@@ -88,9 +88,7 @@ class ToTensor(Transform):
 class Normalize(Transform):
     """(image - mean) / std, one mean and one std a channel; after ToTensor."""
 
-    def __init__(
-        self, mean: Sequence[float] | float, std: Sequence[float] | float, inplace: bool = False
-    ) -> None:
+    def __init__(self, mean: Sequence[float] | float, std: Sequence[float] | float, inplace: bool = False) -> None:
         self.mean = np.atleast_1d(np.asarray(mean, np.float32))
         self.std = np.atleast_1d(np.asarray(std, np.float32))
         if not (self.std > 0).all():
@@ -135,9 +133,7 @@ def after_tensor(name: str, image: Any) -> Any:
 
 def pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of one number or two."""
-    height, width = (
-        (size, size) if isinstance(size, int) else tuple(size) if len(size) == 2 else (size[0], size[0])
-    )
+    height, width = (size, size) if isinstance(size, int) else tuple(size) if len(size) == 2 else (size[0], size[0])
     if height <= 0 or width <= 0:
         raise ValueError(f"{name}: the size must be positive, got {size}")
     return int(height), int(width)

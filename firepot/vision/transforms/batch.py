@@ -45,9 +45,7 @@ class Augment:
 
     def __call__(self, images: Array, random: Any = None) -> Array:
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise ValueError(
-                f"Augment: expected images uint8 (N, H, W, C), got {images.dtype} {images.shape}"
-            )
+            raise ValueError(f"Augment: expected images uint8 (N, H, W, C), got {images.dtype} {images.shape}")
         count, height, width, _ = images.shape
         moved = images.transpose(0, 3, 1, 2)
         if self.padding or self.flip:
@@ -106,9 +104,7 @@ class MixUp:
         if numbers.min() < 0 or numbers.max() >= self.num_classes:
             raise ValueError(f"{type(self).__name__}: labels must lie between 0 and {self.num_classes - 1}")
         random = generator_of(random)
-        mixed, share = self._mix(
-            pictures.astype(np.float32), float(random.beta(self.alpha, self.alpha)), random
-        )
+        mixed, share = self._mix(pictures.astype(np.float32), float(random.beta(self.alpha, self.alpha)), random)
         shares = np.eye(self.num_classes, dtype=np.float32)[numbers]
         shares = np.float32(share) * shares + np.float32(1 - share) * np.roll(shares, 1, 0)
         return (mixed, shares) if isinstance(images, np.ndarray) else (to_tensors(mixed), to_tensors(shares))

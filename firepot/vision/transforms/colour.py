@@ -51,9 +51,7 @@ class ColorJitter(Transform):
         self.saturation = _factors("saturation", saturation)
         self.hue = (-hue, hue) if isinstance(hue, (int, float)) else hue
         if not -0.5 <= self.hue[0] <= self.hue[1] <= 0.5:
-            raise ValueError(
-                f"ColorJitter: hue must lie between 0 and 0.5, or be a range within ±0.5, got {hue}"
-            )
+            raise ValueError(f"ColorJitter: hue must lie between 0 and 0.5, or be a range within ±0.5, got {hue}")
 
     def apply(self, image: Any, random: Random) -> Any:
         from PIL import ImageEnhance
@@ -88,8 +86,7 @@ class RandAugment(Transform):
     ) -> None:  # fmt: skip
         if not 0 <= magnitude < num_magnitude_bins:
             raise ValueError(
-                f"RandAugment: magnitude must lie below num_magnitude_bins {num_magnitude_bins}, got "
-                f"{magnitude}"
+                f"RandAugment: magnitude must lie below num_magnitude_bins {num_magnitude_bins}, got {magnitude}"
             )
         self.num_ops, self.magnitude, self.num_magnitude_bins = num_ops, magnitude, num_magnitude_bins
         self.interpolation, self.fill = interpolation, fill
@@ -151,7 +148,5 @@ def _turn_hue(image: Any, shift: float) -> Any:
     from PIL import Image
 
     hue, saturation, value = image.convert("HSV").split()
-    turned = np.array(hue, np.uint8) + np.uint8(
-        round(shift * 255) % 256
-    )  # wraps around, as the colour circle does
+    turned = np.array(hue, np.uint8) + np.uint8(round(shift * 255) % 256)  # wraps around, as the colour circle does
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert(image.mode)

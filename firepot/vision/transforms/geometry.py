@@ -26,9 +26,7 @@ _PAD_MODES = {"constant": "constant", "edge": "edge", "reflect": "reflect", "sym
 class Resize(Transform):
     """To `size`: (height, width), or the length of the shorter side, up to `max_size` of the longer."""
 
-    def __init__(
-        self, size: int | Sequence[int], interpolation: Any = "bilinear", max_size: int | None = None
-    ) -> None:
+    def __init__(self, size: int | Sequence[int], interpolation: Any = "bilinear", max_size: int | None = None) -> None:
         pair("Resize", size)
         self.size, self.interpolation, self.max_size = size, interpolation, max_size
 
@@ -56,9 +54,7 @@ class Pad(Transform):
         self, padding: int | Sequence[int], fill: int | Sequence[int] = 0, padding_mode: str = "constant"
     ) -> None:
         if padding_mode not in _PAD_MODES:
-            raise ValueError(
-                f"Pad: padding_mode must be one of {', '.join(_PAD_MODES)}, got '{padding_mode}'"
-            )
+            raise ValueError(f"Pad: padding_mode must be one of {', '.join(_PAD_MODES)}, got '{padding_mode}'")
         sides = [padding] * 4 if isinstance(padding, int) else list(padding)
         if len(sides) not in (2, 4) or min(sides) < 0:
             raise ValueError(f"Pad: padding must be one, two or four numbers of 0 or more, got {padding}")
@@ -89,9 +85,7 @@ class CenterCrop(Transform):
         height, width = self.size
         left = round((before_tensor("CenterCrop", image).width - width) / 2)
         top = round((image.height - height) / 2)
-        return image.crop(
-            (left, top, left + width, top + height)
-        )  # Pillow fills what lies outside with zeros
+        return image.crop((left, top, left + width, top + height))  # Pillow fills what lies outside with zeros
 
 
 class RandomCrop(Transform):
@@ -137,9 +131,7 @@ class RandomResizedCrop(Transform):
         ratio: tuple[float, float] = (3 / 4, 4 / 3), interpolation: Any = "bilinear",
     ) -> None:  # fmt: skip
         if not 0 < scale[0] <= scale[1] or not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(
-                f"RandomResizedCrop: scale {scale} and ratio {ratio} must be (low, high), above zero"
-            )
+            raise ValueError(f"RandomResizedCrop: scale {scale} and ratio {ratio} must be (low, high), above zero")
         self.size, self.scale, self.ratio = pair("RandomResizedCrop", size), scale, ratio
         self.interpolation = interpolation
 
@@ -158,7 +150,8 @@ class RandomResizedCrop(Transform):
         return left, top, left + w, top + h
 
     def apply(self, image: Any, random: Random) -> Any:
-        box = self._box(*before_tensor("RandomResizedCrop", image).size, random)
+        width, height = before_tensor("RandomResizedCrop", image).size
+        box = self._box(width, height, random)
         return image.resize((self.size[1], self.size[0]), resampling(self.interpolation), box=box)
 
 
@@ -171,9 +164,7 @@ class RandomHorizontalFlip(Transform):
     def apply(self, image: Any, random: Random) -> Any:
         if random.random() >= self.p:
             return image
-        return (
-            np.ascontiguousarray(image[:, :, ::-1]) if isinstance(image, np.ndarray) else image.transpose(0)
-        )
+        return np.ascontiguousarray(image[:, :, ::-1]) if isinstance(image, np.ndarray) else image.transpose(0)
 
 
 class RandomVerticalFlip(Transform):
@@ -239,7 +230,8 @@ class RandomAffine(Transform):
         scale = 1.0 if self.scale is None else random.uniform(*self.scale)
         shear = (0.0, 0.0)
         if self.shear is not None:
-            shear = random.uniform(*self.shear[:2]), random.uniform(*self.shear[2:])
+            low_x, high_x, low_y, high_y = self.shear
+            shear = random.uniform(low_x, high_x), random.uniform(low_y, high_y)
         return affine(image, angle, shift, scale, shear, self.interpolation, self.fill, self.center)
 
 
@@ -255,9 +247,7 @@ class RandomErasing(Transform):
         ratio: tuple[float, float] = (0.3, 3.3), value: float | Sequence[float] | str = 0, inplace: bool = False,
     ) -> None:  # fmt: skip
         if isinstance(value, str) and value != "random":
-            raise ValueError(
-                f"RandomErasing: value must be a number, one a channel, or 'random', got '{value}'"
-            )
+            raise ValueError(f"RandomErasing: value must be a number, one a channel, or 'random', got '{value}'")
         self.p, self.scale, self.ratio, self.value = probability("RandomErasing", p), scale, ratio, value
 
     def apply(self, image: Any, random: Random) -> Any:
@@ -287,17 +277,13 @@ def affine(
 
     x, y = center if center is not None else (image.width / 2, image.height / 2)
     turn, shear_x, shear_y = math.radians(angle), math.radians(shear[0]), math.radians(shear[1])
-    rotation = np.array(
-        [[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]]
-    )
+    rotation = np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
     slant_y = np.array([[1, 0, 0], [-math.tan(shear_y), 1, 0], [0, 0, 1]])
     slant_x = np.array([[1, -math.tan(shear_x), 0], [0, 1, 0], [0, 0, 1]])
     there = np.array([[1, 0, x + translate[0]], [0, 1, y + translate[1]], [0, 0, 1]])
     back = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
     forward = there @ rotation @ slant_y @ slant_x @ np.diag([scale, scale, 1]) @ back
-    coefficients = tuple(
-        np.linalg.inv(forward)[:2].ravel().tolist()
-    )  # Pillow asks where each pixel comes from
+    coefficients = tuple(np.linalg.inv(forward)[:2].ravel().tolist())  # Pillow asks where each pixel comes from
     return image.transform(
         image.size,
         Image.Transform.AFFINE,

@@ -1,0 +1,315 @@
+"""Forward convolution and input gradient as direct sums over kernel taps in the register tile.
+
+Both are one algorithm, for each sweep of the form (convolution_form.py): rows of the tile are neighbouring
+result positions, columns are result channels, and the sum runs over the taps that lie inside and over the channels
+of the source. Weights are packed into panels first. Positions are taken a cache-sized block at a time, and all
+panels go over one block before the next.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+from firepot.kernels.llvm.builder import Builder, Module, Value
+from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
+from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
+from firepot.kernels.llvm.epilogue import Epilogue
+from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.matmul import workspace
+from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
+
+_BLOCK_BYTES = 192 << 10  # of the source, that all panels go over
+_TASKS = 64  # wanted for an even share among threads
+_FEW_CHANNELS = 8  # up to here the taps of a row are summed as if they were channels
+_EDGE_ROWS = 4  # rows of a tile that may have an address of their own
+
+
+@dataclass(frozen=True)
+class Direct:
+    """How a forward convolution or an input gradient is cut into tiles."""
+
+    c: Convolution
+    tile: TileShape
+    sweeps: list[Sweep]
+    source: Source
+    inner: int  # numbers summed over in one group for each tap
+    outer: int  # result channels of one group
+    merged: bool  # whether the taps of a row count as channels, which follow each other in memory
+
+    @staticmethod
+    def of(c: Convolution, lanes: int, registers: int) -> Direct:
+        all_sweeps = sweeps(c)
+        inner, outer = c.source_channels // c.groups, c.result_channels // c.groups
+        width = max((s.count[2] for s in all_sweeps), default=1)
+        tile = choose_tile(width, outer, lanes, registers)
+        merged = c.groups == 1 and inner <= _FEW_CHANNELS and c.kernel[2] > 1 and len(all_sweeps) == 1 and (
+            all_sweeps[0].taps[2].offset_step == 1
+        )  # fmt: skip
+        overrun = max((-s.count[2] % tile.rows for s in all_sweeps), default=0)
+        bordered = merged or any(not _edges_fit(s, tile.rows, c.source_size[2]) for s in all_sweeps)
+        place = source(
+            c, all_sweeps, c.source_channels, c.source_size, c.first_strides, bordered=bordered,
+            copied=(merged and c.first_strides[4] != inner) or (bordered and overrun > 0),
+            slack=tile.rows * max((s.stride[2] for s in all_sweeps), default=1),
+        )  # fmt: skip
+        if merged:
+            inner *= c.kernel[2]
+        return Direct(c, tile, all_sweeps, place, inner, outer, merged)
+
+    @property
+    def panels(self) -> int:
+        return math.ceil(self.outer / self.tile.columns)
+
+    def taps_of(self, sweep: Sweep) -> int:
+        """Places of a sweep that are summed one after another."""
+        return math.prod(t.count for t in (sweep.taps[:2] if self.merged else sweep.taps))
+
+    @property
+    def weight_panel(self) -> int:
+        """Elements of a panel of packed weights: [tap][inner channel][columns], every sweep's taps in turn."""
+        return sum(self.taps_of(s) for s in self.sweeps) * self.inner * self.tile.columns
+
+    @property
+    def weight_bytes(self) -> int:
+        return round_up(self.c.groups * self.panels * self.weight_panel * self.c.accumulate.size)
+
+    @property
+    def zeros_bytes(self) -> int:
+        """What a tap that lies outside reads instead."""
+        return round_up(self.inner * self.c.accumulate.size)
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.weight_bytes + self.zeros_bytes + self.source.bytes
+
+    scratch_bytes = 0
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return ("prepare", "multiply")
+
+    def rows_per_block(self, sweep: Sweep) -> int:
+        """Rows of results whose source fits the cache, fewer where that leaves too few tasks."""
+        per_row = sweep.count[2] * sweep.stride[2] * sweep.stride[1] * self.source.channels * self.c.accumulate.size
+        rows = self.c.batch * sweep.count[0] * sweep.count[1]
+        fitting = max(1, _BLOCK_BYTES // per_row)
+        sharing = max(1, rows * self.panels * self.c.groups // _TASKS)
+        blocks = math.ceil(rows / min(fitting, sharing, rows))
+        return math.ceil(rows / blocks)
+
+    def generate(self, epilogue: Epilogue) -> str:
+        module = Module("convolution", workspace_operand=2 + epilogue.operands)
+        with module.kernel("prepare") as b:
+            _pack_weights(b, self)
+            zeros = b.offset(workspace(b), self.weight_bytes)
+            with b.when(b.compare("eq", b.arg("thread"), 0)), b.loop(0, self.inner) as i:
+                type = register_type(self.c.accumulate)
+                b.store(b.constant(0, type), b.element(zeros, type, i))
+            if self.source.copied:
+                copy(
+                    b,
+                    self.c,
+                    b.operand(0),
+                    self.c.first_strides,
+                    self.source,
+                    b.offset(zeros, self.zeros_bytes),
+                )
+        with module.kernel("multiply") as b:
+            before = 0
+            for sweep in self.sweeps:
+                _sweep(b, self, sweep, before, epilogue)
+                before += self.taps_of(sweep)
+        return str(module)
+
+
+def _edge_rows(sweep: Sweep, rows: int, size: int) -> list[int]:
+    """Rows of the tile that may read outside the source's row, in whichever tile."""
+    taps, stride, count = sweep.taps[2], sweep.stride[2], sweep.count[2]
+    last = -(-count // rows) - 1
+    found = set()
+    for r in range(rows):
+        if r * stride + taps.offset < 0 or (last * rows + r) * stride + taps.last_offset >= size:
+            found.add(r)
+    return sorted(found)
+
+
+def _edges_fit(sweep: Sweep, rows: int, size: int) -> bool:
+    """Whether few rows of the tile read outside, and those in the first and the last tile of a row only."""
+    taps, stride, count = sweep.taps[2], sweep.stride[2], sweep.count[2]
+    pieces = -(-count // rows)
+    if taps.count == 0:
+        return True
+    if pieces > 2:
+        second = rows * stride + taps.offset
+        before_last = ((pieces - 1) * rows - 1) * stride + taps.last_offset
+        if second < 0 or before_last >= size:
+            return False
+    return len(_edge_rows(sweep, rows, size)) <= _EDGE_ROWS
+
+
+def _pack_weights(b: Builder, plan: Direct) -> None:
+    """Weights into [group][panel][tap][inner channel][columns]; what lies beyond the last channel is never used."""
+    c, tile = plan.c, plan.tile
+    o_stride, i_stride, *k_strides = c.second_strides
+    # w is (O, C/groups, kernel): the result channel is O forward, C/groups backward.
+    if c.mode == "forward":
+        outer_stride, inner_stride, group_stride = o_stride, i_stride, o_stride * plan.outer
+    else:
+        outer_stride, inner_stride, group_stride = i_stride, o_stride, o_stride * (c.out_channels // c.groups)
+    taps = [tap for sweep in plan.sweeps for _, tap in sweep.all_taps]
+    if not taps:
+        return
+    offsets = [sum(k * s for k, s in zip(tap, k_strides, strict=True)) for tap in taps]
+    table = b.module.constant_array("weight_taps", "i64", offsets)
+    source, target = b.operand(1), workspace(b)
+    element, type = memory_type(c.dtype), register_type(c.accumulate)
+    channels = c.source_channels // c.groups
+    lanes = tile.lanes
+    # One vector of result channels at a time; its lanes by a transpose where neighbouring inner channels are close.
+    square = inner_stride == 1 and len(taps) == 1 and lanes > 1 and channels >= lanes
+    start, stop = b.share(c.groups * plan.panels * tile.vectors)
+    with b.loop(start, stop) as task:
+        v, rest = b.urem(task, tile.vectors), b.udiv(task, tile.vectors)
+        panel, group = b.urem(rest, plan.panels), b.udiv(rest, plan.panels)
+        first = b.add(b.mul(panel, tile.columns), b.mul(v, lanes))
+        origin = b.mul(group, group_stride)
+        place = b.add(b.mul(rest, plan.weight_panel), b.mul(v, lanes))
+        exists = [b.compare("slt", b.add(first, i), plan.outer) for i in range(lanes)]
+        lines = [
+            b.add(origin, b.mul(b.select(exists[i], b.add(first, i), b.index(0)), outer_stride)) for i in range(lanes)
+        ]
+        whole = channels // lanes * lanes if square else 0
+        if whole:
+            offset = b.index(offsets[0])
+            with b.loop(0, whole, lanes) as channel:
+                rows = [
+                    load_element(
+                        b,
+                        b.element(source, element, b.add(b.add(line, offset), channel)),
+                        c.dtype,
+                        lanes,
+                        None,
+                    )
+                    for line in lines
+                ]
+                for i, column in enumerate(transpose(b, rows)):
+                    where = b.add(place, b.mul(b.add(channel, i), tile.columns))
+                    b.store(column, b.element(target, type, where))
+        contiguous = outer_stride == 1
+        mask = lane_mask(b, first, plan.outer, lanes)
+        with b.loop(whole, channels) as channel, b.loop(0, len(taps)) as t:
+            offset = b.add(b.load(b.element(table, "i64", t), "i64"), b.mul(channel, inner_stride))
+            where = b.add(place, b.mul(b.add(b.mul(t, channels), channel), tile.columns))
+            for i in range(1 if contiguous else lanes):
+                there = b.element(source, element, b.add(lines[i], offset))
+                value = load_element(b, there, c.dtype, lanes if contiguous else 1, mask if contiguous else None)
+                b.store(value, b.element(target, type, b.add(where, i)))
+
+
+def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: Epilogue) -> None:
+    """This thread's tiles of one sweep: [group][block of rows][panel][row][tile of the row]."""
+    c, tile, s = plan.c, plan.tile, plan.source
+    type = register_type(c.accumulate)
+    base = workspace(b)
+    zeros = b.offset(base, plan.weight_bytes)
+    activation = b.offset(zeros, plan.zeros_bytes) if s.copied else b.operand(0)
+    depth, height, width = sweep.count
+    per_block = plan.rows_per_block(sweep)
+    rows = c.batch * depth * height
+    blocks = math.ceil(rows / per_block)
+    accumulators = Accumulators(b, tile, c.accumulate)
+    start, stop = b.share(c.groups * blocks * plan.panels)
+    with b.loop(start, stop) as task:
+        panel, rest = b.urem(task, plan.panels), b.udiv(task, plan.panels)
+        block, group = b.urem(rest, blocks), b.udiv(rest, blocks)
+        low = b.mul(block, per_block)
+        high = b.intrinsic("llvm.umin", "i64", b.add(low, per_block), b.index(rows))
+        weights = b.mul(b.add(b.mul(group, plan.panels), panel), plan.weight_panel)
+        weights = b.element(base, type, b.add(weights, taps_before * plan.inner * tile.columns))
+        with b.loop(low, high) as row:
+            y, rest = b.urem(row, height), b.udiv(row, height)
+            z, n = b.urem(rest, depth), b.udiv(rest, depth)
+            ranges = [
+                (b.index(0), b.index(sweep.taps[d].count)) if s.inside
+                else inside(b, sweep.taps[d], q, sweep.stride[d], sweep.count[d], s.size[d])
+                for d, q in ((0, z), (1, y))
+            ]  # fmt: skip
+            steps = (s.strides[0], s.strides[1] * sweep.stride[0], s.strides[2] * sweep.stride[1])
+            corner = s.origin + sum(t.offset * k for t, k in zip(sweep.taps, s.strides[1:], strict=True))
+            origin = b.add(b.add(dot((n, z, y), steps, b), corner), b.mul(group, plan.inner))
+            with b.loop(0, width, tile.rows) as first:
+                accumulators.clear(b)
+                line = b.element(activation, type, b.add(origin, b.mul(first, sweep.stride[2] * s.strides[3])))
+                _tile(b, plan, sweep, accumulators, line, zeros, weights, ranges, first)
+                place = (
+                    n, group, b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
+                    b.add(b.mul(y, sweep.step[1]), sweep.start[1]),
+                )  # fmt: skip
+                _finish(b, plan, sweep, epilogue, accumulators, place, panel, first)
+
+
+def _tile(
+    b: Builder, plan: Direct, sweep: Sweep, accumulators: Accumulators, line: Value, zeros: Value, weights: Value,
+    ranges: list[tuple[Value, Value]], first: Value,
+) -> None:  # fmt: skip
+    """Sum one tile over the taps that lie inside and over all channels."""
+    c, tile, s = plan.c, plan.tile, plan.source
+    type = register_type(c.accumulate)
+    columns = Taps(1, 0, 0, 0, 0) if plan.merged else sweep.taps[2]
+    edges = [] if s.copied else _edge_rows(sweep, tile.rows, s.size[2])
+    step = sweep.stride[2] * s.strides[3]
+    with b.loop(*ranges[0]) as jz, b.loop(*ranges[1]) as jy, b.loop(0, columns.count) as jx:
+        offset = dot((jz, jy, jx), [t.offset_step * k for t, k in zip(sweep.taps, s.strides[1:], strict=True)], b)
+        pixels = b.element(line, type, offset)
+        tap = b.add(b.mul(b.add(b.mul(jz, sweep.taps[1].count), jy), columns.count), jx)
+        panel = b.element(weights, type, b.mul(tap, plan.inner * tile.columns))
+        own: dict[int, Value] = {}
+        for r in edges:
+            column = b.add(b.mul(b.add(first, r), sweep.stride[2]), b.mul(jx, columns.offset_step))
+            exists = b.compare("ult", b.add(column, columns.offset), s.size[2])
+            own[r] = b.select(exists, b.element(pixels, type, r * step), zeros)
+        with b.loop(0, plan.inner, unroll=4) as channel:
+            vectors = [
+                b.load(b.element(b.element(panel, type, b.mul(channel, tile.columns)), type, v * tile.lanes),
+                       accumulators.type)
+                for v in range(tile.vectors)
+            ]  # fmt: skip
+            numbers = b.element(pixels, type, channel)
+            places = [
+                b.element(own[r], type, channel) if r in own else b.element(numbers, type, r * step)
+                for r in range(tile.rows)
+            ]
+            accumulators.step(b, [functools.partial(b.load, place, type) for place in places], vectors)
+
+
+def _finish(
+    b: Builder, plan: Direct, sweep: Sweep, epilogue: Epilogue, accumulators: Accumulators,
+    place: tuple[Value, Value, Value, Value], panel: Value, first: Value,
+) -> None:  # fmt: skip
+    """Hand the tile to the epilogue."""
+    tile = plan.tile
+    n, group, z, y = place
+    width = sweep.count[2]
+    for r in range(tile.rows):
+        q = b.add(first, r)
+
+        def row(r: int = r, q: Value = q) -> None:
+            x = b.add(b.mul(q, sweep.step[2]), sweep.start[2])
+            for v in range(tile.vectors):
+                within = b.add(b.mul(panel, tile.columns), v * tile.lanes)
+                channel = b.add(b.mul(group, plan.outer), within)
+                mask = lane_mask(b, within, plan.outer, tile.lanes)
+                value = accumulators.get(b, r, v)
+                if plan.outer % tile.columns == 0 or v == 0:
+                    epilogue.emit(b, (n, channel, z, y, x), value, mask)
+                else:  # a vector that may lie wholly outside
+                    with b.when(b.compare("slt", within, plan.outer)):
+                        epilogue.emit(b, (n, channel, z, y, x), value, mask)
+
+        if width % tile.rows == 0:
+            row()
+        else:
+            with b.when(b.compare("slt", q, width)):
+                row()

@@ -1,0 +1,238 @@
+"""Weight gradient as direct sums over positions in the register tile.
+
+A tile of (input channels × output channels) of one kernel element stays in registers while positions run; all
+tiles go over a cache-sized block of positions before the next block. Both activations are read channels-last.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+from firepot.kernels.llvm.builder import Builder, Module, Value
+from firepot.kernels.llvm.convolution_form import Convolution, Five, Sweep, sweeps
+from firepot.kernels.llvm.convolution_source import Source, copy, source
+from firepot.kernels.llvm.epilogue import Epilogue
+from firepot.kernels.llvm.expression import load_element, register_type
+from firepot.kernels.llvm.matmul import workspace
+from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask
+
+_BLOCK_BYTES = 384 << 10  # of both activations that all tiles go over before the next block
+_ROW = 256  # positions of a row of a flattened convolution, at most
+
+
+def flattened(c: Convolution) -> Convolution:
+    """A 1×1 convolution without stride or border over rows of positions as long as useful, where memory allows it."""
+    plain = c.kernel == (1, 1, 1) and c.stride == (1, 1, 1) and c.padding == (0, 0, 0)
+    if not plain:
+        return c
+    d, h, w = c.input_size
+    for n_, _, z_, y_, x_ in (c.first_strides, c.second_strides):
+        if (y_ != x_ * w and h > 1) or (z_ != x_ * w * h and d > 1) or (n_ != x_ * w * h * d and c.batch > 1):
+            return c
+    positions = c.batch * d * h * w
+    width = max(k for k in range(1, _ROW + 1) if positions % k == 0)
+    if width < min(_ROW // 4, w):
+        return c
+    size = (1, positions // width, width)
+
+    def flat(s: Five) -> Five:
+        return (0, s[1], 0, s[4] * width, s[4])
+
+    return replace(
+        c, batch=1, input_size=size, output_size=size, first_strides=flat(c.first_strides),
+        second_strides=flat(c.second_strides),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WeightGradient:
+    c: Convolution
+    tile: TileShape
+    sweep: Sweep
+    source: Source  # x
+    gradient: Source  # g, read vector by vector
+    inner: int  # input channels of a group
+    outer: int  # output channels of a group
+    rows_per_block: int  # rows of positions that all tiles go over before the next
+
+    @staticmethod
+    def of(c: Convolution, lanes: int, registers: int) -> WeightGradient:
+        sweep = sweeps(c)[0]
+        inner, outer = c.in_channels // c.groups, c.out_channels // c.groups
+        tile = choose_tile(inner, outer, lanes, registers)
+        x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True)
+        gradient = source(c, [], c.out_channels, c.output_size, c.second_strides)
+        # A single tap reads each activation once for every line of tiles: only the smaller need stay in the cache.
+        channels = c.in_channels * c.stride[2] + c.out_channels
+        if math.prod(c.kernel) == 1:
+            channels = min(c.in_channels, c.out_channels) + tile.columns
+        per_row = c.accumulate.size * c.output_size[2] * channels
+        return WeightGradient(c, tile, sweep, x, gradient, inner, outer, max(1, _BLOCK_BYTES // max(per_row, 1)))
+
+    @property
+    def row_tiles(self) -> int:
+        return math.ceil(self.inner / self.tile.rows)
+
+    @property
+    def column_tiles(self) -> int:
+        return math.ceil(self.outer / self.tile.columns)
+
+    @property
+    def tiles(self) -> int:
+        return self.c.groups * math.prod(self.c.kernel) * self.row_tiles * self.column_tiles
+
+    @property
+    def partial_bytes(self) -> int:
+        return self.tiles * self.tile.rows * self.tile.columns * self.c.accumulate.size
+
+    scratch_bytes = 0
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return ("prepare", "accumulate", "finish")
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.source.bytes + self.gradient.bytes + self.partial_bytes + 128
+
+    def generate(self, epilogue: Epilogue) -> str:
+        module = Module("weight_gradient", workspace_operand=2 + epilogue.operands)
+        with module.kernel("prepare") as b:
+            base = workspace(b)
+            if self.source.copied:
+                copy(b, self.c, b.operand(0), self.c.first_strides, self.source, base)
+            if self.gradient.copied:
+                target = b.offset(base, self.source.bytes)
+                copy(b, self.c, b.operand(1), self.c.second_strides, self.gradient, target)
+        with module.kernel("accumulate") as b:
+            _accumulate(b, self)
+        with module.kernel("finish") as b:
+            _finish(b, self, epilogue)
+        return str(module)
+
+
+def _accumulate(b: Builder, plan: WeightGradient) -> None:
+    """Each thread owns tiles [group][tap][row tile][column tile] and takes them over one block of positions after
+    another, so that both activations' blocks are read from the cache."""
+    c = plan.c
+    depth, height, _ = c.output_size
+    rows = c.batch * depth * height
+    type = register_type(c.accumulate)
+    base = workspace(b)
+    x = base if plan.source.copied else b.operand(0)
+    g = b.offset(base, plan.source.bytes) if plan.gradient.copied else b.operand(1)
+    partial = b.offset(base, plan.source.bytes + plan.gradient.bytes)
+    taps = [
+        plan.source.origin
+        + o[0] * plan.source.strides[1]
+        + o[1] * plan.source.strides[2]
+        + o[2] * plan.source.strides[3]
+        for o, _ in plan.sweep.all_taps
+    ]
+    table = b.module.constant_array("taps", "i64", taps)
+    accumulators = Accumulators(b, plan.tile, c.accumulate)
+    start, stop = b.share(plan.tiles)
+    size = plan.tile.rows * plan.tile.columns
+    width = c.output_size[2]
+    # Very long rows are cut into pieces.
+    per_position = c.accumulate.size * (min(c.in_channels, c.out_channels) + plan.tile.columns)
+    pieces = math.ceil(width * per_position / _BLOCK_BYTES)
+    piece = math.ceil(width / pieces)
+    pieces = math.ceil(width / piece)
+    with b.loop(0, max(rows, 1), plan.rows_per_block) as low, b.loop(0, pieces) as part:
+        high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.rows_per_block), b.index(rows))
+        begin = b.mul(part, piece)
+        to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), b.index(width))
+        begins = b.and_(b.compare("eq", low, 0), b.compare("eq", part, 0))
+        with b.loop(start, stop) as task:
+            # The activation with more channels is read along its memory, the other's part stays in the cache.
+            if plan.inner > plan.outer:
+                row_tile, rest = b.urem(task, plan.row_tiles), b.udiv(task, plan.row_tiles)
+                column_tile, rest = b.urem(rest, plan.column_tiles), b.udiv(rest, plan.column_tiles)
+            else:
+                column_tile, rest = b.urem(task, plan.column_tiles), b.udiv(task, plan.column_tiles)
+                row_tile, rest = b.urem(rest, plan.row_tiles), b.udiv(rest, plan.row_tiles)
+            tap, group = b.urem(rest, len(taps)), b.udiv(rest, len(taps))
+            own = b.add(b.mul(b.add(b.mul(rest, plan.row_tiles), row_tile), plan.column_tiles), column_tile)
+            own = b.element(partial, type, b.mul(own, size))
+            accumulators.clear(b)
+            with b.when(b.xor(begins, b.constant(True, "i1"))):
+                for r in range(plan.tile.rows):
+                    for v in range(plan.tile.vectors):
+                        place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
+                        accumulators.set(b, r, v, b.load(place, accumulators.type))
+            _positions(b, plan, accumulators, x, g, table, (group, tap, row_tile, column_tile), low, high, begin, to)
+            for r in range(plan.tile.rows):
+                for v in range(plan.tile.vectors):
+                    place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
+                    b.store(accumulators.get(b, r, v), place)
+
+
+def _positions(
+    b: Builder, plan: WeightGradient, accumulators: Accumulators, x: Value, g: Value, table: Value,
+    tile_place: tuple[Value, Value, Value, Value], low: Value, high: Value, begin: Value, to: Value,
+) -> None:  # fmt: skip
+    c, tile = plan.c, plan.tile
+    type = register_type(c.accumulate)
+    depth, height, _ = c.output_size
+    group, tap, row_tile, column_tile = tile_place
+    # Rows of the tile beyond the last channel repeat it; they are never stored.
+    channel = b.mul(row_tile, tile.rows)
+    column = b.mul(column_tile, tile.columns)
+    x_first = b.add(b.load(b.element(table, "i64", tap), "i64"), b.add(b.mul(group, plan.inner), channel))
+    g_first = b.add(b.mul(group, plan.outer), column)
+    masks = [lane_mask(b, b.add(column, v * tile.lanes), plan.outer, tile.lanes) for v in range(tile.vectors)]
+    exact = plan.inner % tile.rows == 0
+    limits = [
+        b.index(r) if exact else b.intrinsic("llvm.smin", "i64", b.sub(plan.inner - 1, channel), b.index(r))
+        for r in range(tile.rows)
+    ]
+    xn, xd, xh, xw = plan.source.strides
+    gn, gd, gh, gw = plan.gradient.strides
+    with b.loop(low, high) as row:
+        y, rest = b.urem(row, height), b.udiv(row, height)
+        z, n = b.urem(rest, depth), b.udiv(rest, depth)
+        x_row, g_row = b.add(x_first, b.mul(n, xn)), b.add(g_first, b.mul(n, gn))
+        for q, x_stride, g_stride, s in ((z, xd, gd, c.stride[0]), (y, xh, gh, c.stride[1])):
+            x_row = b.add(x_row, b.mul(q, x_stride * s))
+            g_row = b.add(g_row, b.mul(q, g_stride))
+        x_line, g_line = b.element(x, type, x_row), b.element(g, type, g_row)
+        with b.loop(begin, to, unroll=2) as w:
+            there = b.element(g_line, type, b.mul(w, gw))
+            vectors = [
+                load_element(b, b.element(there, type, v * tile.lanes), c.accumulate, tile.lanes, masks[v])
+                for v in range(tile.vectors)
+            ]
+            here = b.element(x_line, type, b.mul(w, xw * c.stride[2]))
+            places = [b.element(here, type, limit) for limit in limits]
+            accumulators.step(b, [functools.partial(b.load, place, type) for place in places], vectors)
+
+
+def _finish(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
+    """Hand the sums to the epilogue one by one, in the order in which weights lie in memory as a rule.
+
+    Vectors along the output channels would have to be scattered, to places that may all meet in one set of the cache.
+    """
+    c, tile = plan.c, plan.tile
+    type = register_type(c.accumulate)
+    _, kh, kw = c.kernel
+    partial = b.offset(workspace(b), plan.source.bytes + plan.gradient.bytes)
+    start, stop = b.share(c.groups * plan.column_tiles * plan.row_tiles)
+    with b.loop(start, stop) as task:
+        row_tile, rest = b.urem(task, plan.row_tiles), b.udiv(task, plan.row_tiles)
+        column_tile, group = b.urem(rest, plan.column_tiles), b.udiv(rest, plan.column_tiles)
+        first_row, first_column = b.mul(row_tile, tile.rows), b.mul(column_tile, tile.columns)
+        rows = b.intrinsic("llvm.umin", "i64", b.sub(plan.inner, first_row), b.index(tile.rows))
+        columns = b.intrinsic("llvm.umin", "i64", b.sub(plan.outer, first_column), b.index(tile.columns))
+        own = b.add(b.mul(group, math.prod(c.kernel) * plan.row_tiles), row_tile)
+        own = b.mul(b.add(b.mul(own, plan.column_tiles), column_tile), tile.rows * tile.columns)
+        per_tap = plan.row_tiles * plan.column_tiles * tile.rows * tile.columns
+        out = b.add(b.mul(group, plan.outer), first_column)
+        with b.loop(0, columns) as column, b.loop(0, rows) as row:
+            here = b.element(partial, type, b.add(own, b.add(b.mul(row, tile.columns), column)))
+            with b.loop(0, c.kernel[0]) as z, b.loop(0, kh) as y, b.loop(0, kw) as x:
+                tap = b.add(b.mul(b.add(b.mul(z, kh), y), kw), x)
+                value = b.load(b.element(here, type, b.mul(tap, per_tap)), type)
+                epilogue.emit(b, (b.add(out, column), b.add(first_row, row), z, y, x), value, None)
