@@ -17,7 +17,8 @@ from weakref import ref
 from firepot.compiler import simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
-from firepot.graph.node import Node, data, grad_mode, leaf
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, data, grad_mode, leaf, severed
 from firepot.tensor import Tensor, _pending, caller_site, compute, state, wrap
 
 _MAXIMAL_TRACES = 64
@@ -103,14 +104,14 @@ class _Trace:
     """One captured program with what it needs to run again."""
 
     def __init__(
-        self, executor: Executor, sources: list[Any], targets: list[Any], template: Any, output_count: int,
+        self, executor: Executor, sources: list[Any], targets: list[Any], template: Any, results: list[_Result],
         conditions: list[tuple[Callable[[], Hashable], Hashable]], grads: list[tuple[Tensor, Tensor | None]],
     ) -> None:  # fmt: skip
         self.executor = executor
         self.sources = sources  # for each program input: argument number, or the Tensor whose value it is
         self.targets = targets  # for each further output: the tensor (or a weak reference) that it becomes
         self.template = template
-        self.output_count = output_count
+        self.results = results  # of each tensor that the function returns
         self.conditions = conditions
         self.grads = grads
         self.epoch = state.epoch
@@ -130,20 +131,25 @@ class _Trace:
             if sys.getrefcount(nodes[i]) > 3 or sys.getrefcount(values[i]) > 3:
                 values[i] = values[i].copy()
         buffers = self.executor(values)
-        results = buffers[: self.output_count]
-        for target, buffer in zip(self.targets, buffers[self.output_count :], strict=True):
+        results = buffers[: len(self.results)]
+        for target, buffer in zip(self.targets, buffers[len(self.results) :], strict=True):
             tensor = target() if isinstance(target, ref) else target
             if tensor is not None:
                 _set_value(tensor, buffer)
         for tensor, grad in self.grads:
             tensor._grad = grad
-        return _fill(self.template, [_fresh(b, s, d) for b, (s, d) in zip(results, self.shapes, strict=True)])
-
-    shapes: list[Any]
+        return _fill(self.template, [_fresh(b, n) for b, n in zip(results, self.results, strict=True)])
 
 
-def _fresh(buffer: Any, shape: tuple[int, ...], dtype: Any) -> Tensor:
-    return wrap(data(shape, dtype, buffer))
+@dataclass(frozen=True)
+class _Result:
+    shape: tuple[int, ...]
+    dtype: DType
+    requires_grad: bool
+
+
+def _fresh(buffer: Any, kind: _Result) -> Tensor:
+    return wrap((severed if kind.requires_grad else data)(kind.shape, kind.dtype, buffer))
 
 
 def _set_value(tensor: Tensor, buffer: Any) -> None:
@@ -200,6 +206,8 @@ def _static_key(value: Any, tensors: list[Tensor]) -> Hashable:
         return ("dict", *((k, _static_key(v, tensors)) for k, v in value.items()))
     if isinstance(value, (list, tuple)):
         return (type(value), *(_static_key(v, tensors) for v in value))
+    if isinstance(value, float):
+        return (float, value.hex())  # −0.0 is not 0.0 here, and nan is nan
     try:
         hash(value)
     except TypeError:
@@ -316,9 +324,9 @@ class Jitted:
             if c.tensor._value is not c.leaf:
                 _drop(c.tensor._value)
             c.tensor._value = c.before
-        trace = _Trace(executor, sources, targets, template, len(out_tensors), capture.conditions, grads)
-        trace.shapes = [(n.shape, n.dtype) for n in outputs[: len(out_tensors)]]
-        return trace
+        # What backward() went through inside has no history to ask for afterwards, like a loss in PyTorch.
+        results = [_Result(n.shape, n.dtype, n.requires_grad and not n.spent) for n in outputs[: len(out_tensors)]]
+        return _Trace(executor, sources, targets, template, results, capture.conditions, grads)
 
 
 def _drop(node: Node) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from firepot.graph.dtypes import DType
+from firepot.graph.dtypes import DType, bool_
 from firepot.graph.index import Axis, Computed, Index, flatten
 from firepot.graph.node import Elementwise, Node, View
 from firepot.graph.primitives import elementwise as ew
@@ -17,6 +17,7 @@ from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
 from firepot.graph.primitives.reduce import accumulator
+from firepot.kernels.llvm.nest import children
 from firepot.kernels.loops import Const, Expr, Guard, Load, Op, Reduce, Reduced
 
 Position = tuple[Index, ...]
@@ -121,14 +122,22 @@ class Emitter:
         axes = node.params[0]
         rank = len(indices[0].shape)
         inner: list[Index] = []
+        chosen: list[Expr] = []
         rest = iter(position[rank:])
         for d, size in enumerate(x.shape):
             if d in axes:
-                index = self.value(indices[axes.index(d)], position[:rank])
-                inner.append(Index.of(Computed(index, size)))
+                chosen.append(self.value(indices[axes.index(d)], position[:rank]))
+                inner.append(Index.of(Computed(chosen[-1], size)))
             else:
                 inner.append(next(rest))
-        return self.value(x, tuple(inner))
+        value = self.value(x, tuple(inner))
+        if x not in self.storage and x not in self.local:
+            # An element that does not depend on the position (of a constant, say) must not lose the check of the index.
+            for index in chosen:
+                if not _contains(value, index):
+                    valid = Op("ge", (index, Const(0, index.dtype)), bool_)
+                    value = Op("where", (valid, value, value), node.dtype)
+        return value
 
     def fold(self, node: Node, kept: Position, inner: Sequence[Axis], loops: Sequence[Axis]) -> tuple[Reduce, Expr]:
         """(the stage that folds a Reduce node at the kept position, its result in the node's dtype).
@@ -150,3 +159,16 @@ class Emitter:
         if dtype is not node.dtype:
             result = Op("cast", (result,), node.dtype)
         return stage, result
+
+
+def _contains(expr: Expr, part: Expr) -> bool:
+    """Whether `part` occurs in an expression or in a position that it loads from."""
+    waiting, seen = [expr], set()
+    while waiting:
+        e = waiting.pop()
+        if e is part:
+            return True
+        if id(e) not in seen:
+            seen.add(id(e))
+            waiting.extend(children(e))
+    return False

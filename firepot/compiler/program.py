@@ -174,7 +174,10 @@ def _donate(
     """
     donated: dict[int, int] = {}
     guard = len(steps)
+    returned = set(outputs)
     for o, i in donations.items():
+        if inputs[i] in returned:  # as another output, which must not change
+            continue
         source, target = storage[inputs[i]], storage[outputs[o]]
         if places[target.number] != ("output", o) or target.strides != source.strides:
             continue

@@ -204,7 +204,17 @@ class _Detach(View):
         return index, ()
 
 
+class _Severed(Primitive):
+    """A value that depends on leaves of differentiation in a way that is no longer known."""
+
+    name = "severed"
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        raise TypeError("severed nodes are made by graph.node.severed")
+
+
 data_primitive = _Data()
+severed_primitive = _Severed()
 variable = _Variable()
 detach_primitive = _Detach()
 
@@ -212,6 +222,13 @@ detach_primitive = _Detach()
 def data(shape: Shape, dtype: DType, buffer: Any = None) -> Node:
     """A leaf with a value; without one, a placeholder that the compiler binds (a traced argument)."""
     node = Node(data_primitive, (), (), shape, dtype)
+    node.buffer = buffer
+    return node
+
+
+def severed(shape: Shape, dtype: DType, buffer: Any) -> Node:
+    """A value that requires grad but cannot be differentiated: derivatives are refused, not silently missing."""
+    node = Node(severed_primitive, (), (), shape, dtype, True)
     node.buffer = buffer
     return node
 

@@ -28,13 +28,15 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
 
     The result's size depends on the values, so they are computed now; not possible inside fp.jit.
     """
-    places = np.nonzero(input.detach()._array("nonzero (a size that depends on values)"))
+    places = np.nonzero(np.atleast_1d(input.detach()._array("nonzero (a size that depends on values)")))
     if as_tuple:
         return tuple(wrap(node_of(p.astype(np.int64))) for p in places)
-    return wrap(node_of(np.stack(places, -1).astype(np.int64) if places else np.zeros((0, 0), np.int64)))
+    return wrap(node_of(np.stack(places, -1)[:, : input.ndim].astype(np.int64)))
 
 
 def _checked(index: Node, size: int, what: str, dim: int) -> Node:
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"{what}: the index must hold integers, not {index.dtype.name}; convert it with .long()")
     message = f"{what}: index {{index}} is out of bounds for dimension {dim} with size {size} (at {caller_site()})"
     return ew.check_index(index, size, message)
 
@@ -45,7 +47,7 @@ class _Plan:
     def __init__(self, x: Node, index: Any) -> None:
         items = list(index) if isinstance(index, tuple) else [index]
         items = [self._normal(i) for i in items]
-        used = sum((i.dtype is dtypes.bool_ and len(i.shape)) or 1 for i in items if isinstance(i, Node))
+        used = sum(len(i.shape) if i.dtype is dtypes.bool_ else 1 for i in items if isinstance(i, Node))
         used += sum(1 for i in items if isinstance(i, (int, slice)))
         ellipses = sum(1 for i in items if i is Ellipsis)
         if ellipses > 1:
@@ -260,6 +262,8 @@ def _scatter(input: Tensor, dim: int, index: Tensor, source: Any, mode: str, wha
     if not value.shape:
         value = views.expand(value, i.shape)
     elif value.shape != i.shape:
+        if len(value.shape) != len(i.shape) or any(a > b for a, b in zip(i.shape, value.shape, strict=True)):
+            raise RuntimeError(f"{what}: index of shape {list(i.shape)} does not fit in src {list(value.shape)}")
         value = views.slice_(value, (0,) * len(i.shape), i.shape)
     return wrap(ga.scatter(x, value, *_along(x, d, i, what), mode))
 

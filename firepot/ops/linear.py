@@ -91,6 +91,9 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
 
 
 def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """The product of a matrix with a vector."""
+    if input.ndim != 2 or vec.ndim != 1:
+        raise RuntimeError(f"mv: expected a matrix and a vector, got {list(input.shape)} and {list(vec.shape)}")
     return matmul(input, vec)
 
 
@@ -101,7 +104,15 @@ def dot(input: Tensor, other: Tensor) -> Tensor:
     return matmul(input, other)
 
 
-inner = dot
+def inner(input: Tensor, other: Tensor) -> Tensor:
+    """Σ over the last dimension of both: (…, k), (*J, k) -> (…, *J). With a 0-d operand, the product."""
+    if not input.shape or not other.shape:
+        from firepot.ops.arithmetic import mul
+
+        return mul(input, other)
+    if input.shape[-1] != other.shape[-1]:
+        raise RuntimeError(f"inner: the last sizes of {list(input.shape)} and {list(other.shape)} must be equal")
+    return tensordot(input, other, ([-1], [-1]))
 
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
@@ -150,6 +161,9 @@ def einsum(equation: str, *tensors: Any) -> Tensor:
     else:
         letters = sorted(c for c in set("".join(terms)) if "".join(terms).count(c) == 1 and c not in dots)
         out = dots + "".join(letters)
+    unknown = sorted(c for c in set(out) if c not in "".join(terms) or out.count(c) > 1)
+    if unknown:
+        raise RuntimeError(f"einsum: the result names '{''.join(unknown)}' twice or without an operand in '{equation}'")
     nodes = [ew.cast(t._node, dtype) for t in given]
     sizes: dict[str, int] = {}
     for i, (node, term) in enumerate(zip(nodes, terms, strict=True)):

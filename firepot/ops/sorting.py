@@ -79,6 +79,8 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
         return median(flat, 0).values
     axis = axis_of(dim, input.ndim, "median")
     size = input.shape[axis] if input.shape else 1
+    if size == 0:
+        raise RuntimeError(f"median: expected at least one element along dimension {axis} of {list(input.shape)}")
     found = kthvalue(input, (size + 1) // 2, axis, keepdim)
     if input.dtype.kind != "f" or not input.shape:
         return found
@@ -95,8 +97,11 @@ def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = Fals
     from firepot.ops import arithmetic, shape
 
     if dim is None:
-        input, dim = wrap(views.reshape(input._node, (input._value.size,))), 0
+        found = quantile(wrap(views.reshape(input._node, (input._value.size,))), q, 0)
+        return shape.reshape(found, (*found.shape, *(1,) * input.ndim)) if keepdim else found
     axis = axis_of(dim, input.ndim, "quantile")
+    if input.shape and input.shape[axis] == 0:
+        raise RuntimeError(f"quantile: expected at least one element along dimension {axis} of {list(input.shape)}")
     values = shape.movedim(sort(input, axis).values, axis, -1)
     last = values.shape[-1] - 1
 
@@ -106,6 +111,9 @@ def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = Fals
         high = low + 1 if low < last else low
         return arithmetic.lerp(shape.select(values, -1, low), shape.select(values, -1, high), place - low)
 
+    given = q.tolist() if isinstance(q, Tensor) else q
+    if any(not 0 <= float(p) <= 1 for p in (given if isinstance(given, list) else [given])):
+        raise RuntimeError(f"quantile: q must lie in 0 … 1, got {given}")
     many = [float(p) for p in (q.tolist() if isinstance(q, Tensor) and q.shape else [])]
     result = shape.stack([at(p) for p in many]) if many else at(float(q))
     return shape.unsqueeze(result, axis + bool(many)) if keepdim else result

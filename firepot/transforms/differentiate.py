@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from firepot.graph.node import Node, grad_mode, topological, variable
+from firepot.graph.node import Node, grad_mode, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
 
 Hook = Callable[[Node, Node], Node]
@@ -33,9 +33,14 @@ def gradients(
         hook: called with a node and its complete gradient; what it returns is passed on.
 
     Returns: node -> gradient, for those of `wrt` that the outputs depend on.
-    Raises: RuntimeError where the history has been let go by an earlier backward().
+    Raises: RuntimeError where the history has been let go by an earlier backward(), or is inside a captured program.
     """
     order = topological(cotangents, _is_boundary)
+    if any(node.primitive is severed_primitive for node in order):
+        raise RuntimeError(
+            "backward: the graph holds the result of a function under fp.jit, whose history is inside the captured "
+            "program. Call backward() inside the jitted function too, or detach() the result"
+        )
     wanted = set(wrt) if wrt is not None else {n for n in order if n.primitive is variable}
     on_path: set[Node] = set()
     for node in order:

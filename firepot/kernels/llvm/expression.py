@@ -201,6 +201,15 @@ class Evaluator:
                 mask = wide if mask is None else self.b.and_(mask, wide)
         return mask
 
+    def _scalar_mask(self) -> Value | None:
+        """Whether a value that all lanes share is needed: some lane's guard holds."""
+        guard, wide = self._scalar_guard, self._lane_guard
+        if wide is None:
+            return guard
+        if wide.lanes > 1:
+            wide = self.b.intrinsic("llvm.vector.reduce.or", "i1", wide, suffix=f"v{wide.lanes}i1")
+        return wide if guard is None else self.b.and_(guard, wide)
+
     def _load(self, expr: Load) -> Value:
         b = self.b
         element = memory_type(expr.dtype)
@@ -208,9 +217,7 @@ class Evaluator:
         stride = self._uniform_stride(expr.offset) if self.lanes > 1 else 0
         if stride == 0:
             index = self._base(expr.offset) if self.lanes > 1 else self.index(expr.offset)
-            guard = self._scalar_guard
-            if self.lanes == 1 and self._lane_guard is not None:
-                guard = self._lane_guard if guard is None else b.and_(guard, self._lane_guard)
+            guard = self._scalar_mask() if self.lanes == 1 else self._scalar_guard
             if guard is not None:  # element 0 always exists
                 index = b.select(guard, index, b.index(0))
             return load_element(b, b.element(pointer, element, index), expr.dtype, 1, None)
@@ -273,7 +280,7 @@ class Evaluator:
         high = b.compare("sge", raw, expr.size)
         bad = b.or_(low, high)
         active = bad
-        mask = self._mask() if lanes > 1 else self._scalar_guard
+        mask = self._mask() if lanes > 1 else self._scalar_mask()
         if mask is not None and mask.lanes == lanes:
             active = b.and_(bad, mask)
         if lanes > 1:
