@@ -200,7 +200,8 @@ def test_a_result_that_requires_grad_says_so_at_backward():
 
 
 @pytest.mark.parametrize(
-    "look", [lambda x: x.item(), lambda x: bool(x > 0), lambda x: x.numpy(), lambda x: float(x), lambda x: x.tolist(), fp.eval]
+    "look",
+    [lambda x: x.item(), lambda x: bool(x > 0), lambda x: x.numpy(), lambda x: float(x), lambda x: x.tolist(), fp.eval],
 )
 def test_looking_at_a_value_names_the_line(look):
     def f(x):

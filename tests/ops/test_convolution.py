@@ -40,7 +40,9 @@ def test_values_and_gradients(transposed):
             ry = convolve_torch(rx, rw, transposed, **arguments)
             compared.add(label, y, ry, (1e-4, 1e-4) if dtype == "float32" else None)
             if ry.numel():
-                compare_gradients(compared, label, y, ry, [(x, rx), (w, rw)], (1e-4, 1e-4) if dtype == "float32" else None)
+                compare_gradients(
+                    compared, label, y, ry, [(x, rx), (w, rw)], (1e-4, 1e-4) if dtype == "float32" else None
+                )
     compared.check()
 
 

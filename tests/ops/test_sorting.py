@@ -69,8 +69,12 @@ def test_quantiles_and_searches():
     edges, redges = both([1.0, 2.0, 2.0, 5.0])
     v, rv = both([[0.0, 1.0, 2.0], [3.0, 5.0, 9.0]])
     for right in (False, True):
-        compared.add(f"searchsorted {right}", fp.searchsorted(edges, v, right=right), torch.searchsorted(redges, rv, right=right))
-        compared.add(f"bucketize {right}", fp.bucketize(v, edges, right=right), torch.bucketize(rv, redges, right=right))
+        compared.add(
+            f"searchsorted {right}", fp.searchsorted(edges, v, right=right), torch.searchsorted(redges, rv, right=right)
+        )
+        compared.add(
+            f"bucketize {right}", fp.bucketize(v, edges, right=right), torch.bucketize(rv, redges, right=right)
+        )
     rows, rrows = both([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
     compared.add("searchsorted rows", fp.searchsorted(rows, v), torch.searchsorted(rrows, rv))
     i, ri = both([[3, 1, 1], [2, 3, 1]], "int64")
