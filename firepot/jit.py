@@ -270,6 +270,8 @@ class Jitted:
             trace = self._finish(capture, result, arguments, stand_ins)
         except BaseException:
             for c in capture.captured.values():
+                if c.tensor._value is not c.leaf:
+                    _drop(c.tensor._value)
                 c.tensor._value = c.before
             for tensor, grad in capture.grads.values():
                 tensor._grad = grad
@@ -277,6 +279,10 @@ class Jitted:
         finally:
             state.trace = None
             grad_mode.enabled = switch
+            for handle in capture.made:  # whoever still holds one of these: it will never have a value
+                tensor = handle()
+                if tensor is not None:
+                    _drop(tensor._value)
         self.traces += 1
         self._traces.setdefault(key, []).append(trace)
         return trace.run(arguments)

@@ -74,7 +74,6 @@ class Trainer:
     def run(self) -> int:
         """Train to the end. Returns the exit code: 0, or 130 if Ctrl-C stopped it."""
         tqdm = extra("tqdm").tqdm
-        metrics = Metrics(self.output, self.step_number)
         parameters = sum(p.numel() for p in self.model.parameters())
         print(
             f"{self.configuration.model} ({parameters:,} parameters) on {self.data.name}: {len(self.data.train):,} images to "
@@ -82,7 +81,7 @@ class Trainer:
         )
         begin = time.perf_counter()
         evaluated: tuple[float, float, np.ndarray[Any, Any]] | None = None
-        with metrics, self._interruptible():
+        with self._interruptible(), Metrics(self.output, self.step_number) as metrics:
             while self.epoch < self.configuration.epochs:
                 finished = self._train_epoch(tqdm, metrics)
                 if not finished:
