@@ -45,6 +45,12 @@ class _Custom(View):
                 "one for each argument of forward (None where there is none)"
             )
         chosen = [found[i] for i in tensors]
+        for t, i in zip(chosen, node.inputs[1:], strict=True):
+            if t is not None and t.shape != i.shape:
+                raise RuntimeError(
+                    f"{self.function.__name__}.backward returned a gradient of shape {list(t.shape)} for an argument of "
+                    f"shape {list(i.shape)}"
+                )
         return [None, *(None if t is None else t._node for t in chosen)]
 
 

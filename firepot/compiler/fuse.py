@@ -26,6 +26,7 @@ _COSTLY = {
 }  # fmt: skip
 _MAXIMAL_LEAVES = 14  # stored values that one expression loads
 _MAXIMAL_COST = 400  # instructions of one expression
+_MAXIMAL_DEPTH = 80  # operations one inside the other: what walks an expression calls itself as deeply
 _MAXIMAL_ROW = 1 << 16  # elements of a row that several stages of a kernel go over
 _MAXIMAL_OPERANDS = 28
 
@@ -50,6 +51,7 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
     roots: set[Node] = {o for o in outputs if not ew.is_leaf(o)}
     leaves: dict[Node, frozenset[Node]] = {}  # stored values under a node, as far as seen
     cost: dict[Node, int] = {}
+    depth: dict[Node, int] = {}
     users: dict[Node, list[Node]] = {n: [] for n in order}
 
     def trivial(node: Node) -> bool:
@@ -86,11 +88,13 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
                 store(source)
         under: frozenset[Node] = frozenset()
         price = _COSTLY.get(primitive.name, 1) if isinstance(primitive, Elementwise) else 0
+        depth[node] = 1 + max((0 if i in roots else depth.get(i, 0) for i in node.inputs), default=0)
         for i in node.inputs:
             under |= frozenset((i,)) if i in roots else leaves[i]
             price += 0 if i in roots else cost[i]
         leaves[node], cost[node] = under, price
-        if (len(under) > _MAXIMAL_LEAVES or price > _MAXIMAL_COST) and isinstance(primitive, Elementwise):
+        heavy = len(under) > _MAXIMAL_LEAVES or price > _MAXIMAL_COST or depth[node] > _MAXIMAL_DEPTH
+        if heavy and isinstance(primitive, Elementwise):
             roots.add(node)
     _store_shared(order, roots, users, cost)
     return roots

@@ -44,22 +44,43 @@ class Program:
         return [(n, s) for n, (_, s) in enumerate(self.outputs) if s is not None]
 
 
-def build(inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int] | None = None) -> Program:
+@dataclass(frozen=True)
+class Passes:
+    """Which optimisations `build` makes. Every one can be left out; the program computes the same."""
+
+    layout: bool = True  # convolutions, and what surrounds them, channels-last
+    recompute: bool = True  # values inside the kernels that use them; else every value is stored
+    merge: bool = True  # kernels that share an iteration space joined
+    share_memory: bool = True  # values that do not live at the same time in the same place
+
+
+ALL_PASSES = Passes()
+
+
+def build(
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    donations: dict[int, int] | None = None,
+    passes: Passes = ALL_PASSES,
+) -> Program:
     """Compile the graph of `outputs` over the placeholders `inputs`.
 
     Args:
         donations: output number -> input number. The input's value is not needed after the program, so the output
             may be written over it where every read comes first.
+        passes: the optimisations to make.
     """
     start = time.perf_counter()
     order = topological(outputs, is_leaf)
     debug.show_graph(order, outputs)
-    roots = choose_roots(order, outputs)
-    layouts = layouts_of(order, outputs)
-    storage = _assign_storage(order, roots, inputs, outputs, layouts)
-    groups = merge_groups(form_groups(order, roots), storage, set(outputs))
+    roots = choose_roots(order, outputs) if passes.recompute else {n for n in order if not is_leaf(n)}
+    layouts = layouts_of(order, outputs) if passes.layout else {n: row_major(len(n.shape)) for n in order}
+    storage = _assign_storage(order, roots, inputs, outputs, layouts, passes.layout)
+    groups = form_groups(order, roots)
+    if passes.merge:
+        groups = merge_groups(groups, storage, set(outputs))
     steps = _lower(groups, storage, set(outputs), layouts)
-    program = _place(steps, storage, inputs, outputs, donations or {})
+    program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
     program.compile_seconds = time.perf_counter() - start
     debug.show_schedule(program)
     return program
@@ -67,7 +88,7 @@ def build(inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, 
 
 def _assign_storage(
     order: Sequence[Node], roots: set[Node], inputs: Sequence[Node], outputs: Sequence[Node],
-    layouts: dict[Node, Layout],
+    layouts: dict[Node, Layout], channels_last_operands: bool,
 ) -> dict[Node, Storage]:  # fmt: skip
     """Give every stored value a number and strides; operands that no strides can say are added to the roots."""
     storage: dict[Node, Storage] = {}
@@ -78,7 +99,7 @@ def _assign_storage(
 
     fixed = set(outputs)
     for node in order:  # convolutions read and write channels-last
-        if node.primitive is convolve_primitive:
+        if node.primitive is convolve_primitive and channels_last_operands:
             for operand in node.inputs[: 2 if node.params[0] == "weight_grad" else 1]:
                 if operand in roots and operand not in fixed and operand.shape[1] >= 8:
                     layouts[operand] = channels_last(len(operand.shape))
@@ -127,7 +148,7 @@ def _lower(
 
 def _place(
     steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
-    donations: dict[int, int],
+    donations: dict[int, int], share_memory: bool,
 ) -> Program:  # fmt: skip
     """Decide where each stored value lives."""
     by_number = {s.number: s for s in storage.values()}
@@ -154,6 +175,8 @@ def _place(
     intervals = [Interval(by_number[n].size * by_number[n].dtype.size, first[n], last[n]) for n in inner]
     with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace]
     intervals += [Interval(steps[t].kernel.workspace, t, t) for t in with_workspace]
+    if not share_memory:
+        intervals = [Interval(i.size, 0, len(steps)) for i in intervals]
     offsets, total = plan(intervals)
     for n, offset in zip(inner, offsets, strict=False):
         places[n] = ("arena", offset)

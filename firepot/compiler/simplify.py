@@ -55,8 +55,10 @@ _RULES: dict[Any, _Rule] = {
 }
 
 
-def simplify(order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """(placeholders for the leaves, the outputs' copies)."""
+def simplify(
+    order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node], rules: bool = True
+) -> tuple[list[Node], list[Node]]:
+    """(placeholders for the leaves, the outputs' copies); without `rules`, a plain copy."""
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
@@ -66,9 +68,9 @@ def simplify(order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[No
             inputs = tuple(copies[i] for i in node.inputs)
             if node.primitive in identities:
                 copies[node] = inputs[0]
-            elif (rule := _RULES.get(node.primitive)) is not None:
+            elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)
-            elif isinstance(node.primitive, Reduce):
+            elif rules and isinstance(node.primitive, Reduce):
                 copies[node] = reduce(node.primitive.combine, inputs[0], node.params[0])
             else:
                 copies[node] = apply(node.primitive, inputs, node.params)

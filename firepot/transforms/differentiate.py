@@ -36,12 +36,9 @@ def gradients(
     Raises: RuntimeError where the history has been let go by an earlier backward(), or is inside a captured program.
     """
     order = topological(cotangents, _is_boundary)
-    if any(node.primitive is severed_primitive for node in order):
-        raise RuntimeError(
-            "backward: the graph holds the result of a function under fp.jit, whose history is inside the captured "
-            "program. Call backward() inside the jitted function too, or detach() the result"
-        )
     wanted = set(wrt) if wrt is not None else {n for n in order if n.primitive is variable}
+    if wrt is None or not wanted.issubset(order):  # what is asked for may lie behind a history that is gone
+        _refuse_lost_history(order)
     on_path: set[Node] = set()
     for node in order:
         if node in wanted or (not _is_boundary(node) and any(i in on_path for i in node.inputs)):
@@ -60,11 +57,6 @@ def gradients(
                 result[node] = g
             if _is_boundary(node):
                 continue
-            if not node.inputs:
-                raise RuntimeError(
-                    f"backward: the history of {node} was let go by an earlier backward(); "
-                    "call the earlier one with retain_graph=True to go through it again"
-                )
             if not any(i in on_path for i in node.inputs):
                 continue
             for i, gi in zip(node.inputs, node.primitive.vjp(g, node), strict=True):
@@ -77,3 +69,17 @@ def gradients(
     finally:
         grad_mode.enabled = before
     return result
+
+
+def _refuse_lost_history(order: Sequence[Node]) -> None:
+    for node in order:
+        if node.primitive is severed_primitive:
+            raise RuntimeError(
+                "backward: the graph holds the result of a function under fp.jit, whose history is inside the captured "
+                "program. Call backward() inside the jitted function too, or detach() the result"
+            )
+        if not node.inputs and not _is_boundary(node):
+            raise RuntimeError(
+                f"backward: the history of {node} was let go by an earlier backward(); "
+                "call the earlier one with retain_graph=True to go through it again"
+            )
