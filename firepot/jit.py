@@ -280,9 +280,9 @@ class Jitted:
             state.trace = None
             grad_mode.enabled = switch
             for handle in capture.made:  # whoever still holds one of these: it will never have a value
-                tensor = handle()
-                if tensor is not None:
-                    _drop(tensor._value)
+                made = handle()
+                if made is not None:
+                    _drop(made._value)
         self.traces += 1
         self._traces.setdefault(key, []).append(trace)
         return trace.run(arguments)
