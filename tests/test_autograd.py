@@ -193,7 +193,7 @@ class Both(fp.autograd.Function):
 
     @staticmethod
     def backward(ctx, product, total):
-        _a, b = ctx.saved_tensors
+        _, b = ctx.saved_tensors
         assert ctx.needs_input_grad == (True, False)
         return product * b + total, None
 

@@ -64,7 +64,7 @@ def test_in_place_does_not_change_others():
     ],
 )
 def test_in_place_errors(call):
-    with pytest.raises(RuntimeError, match="in-place|cast"):
+    with pytest.raises(RuntimeError, match=r"in-place|cast"):
         call()
 
 

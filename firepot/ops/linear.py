@@ -111,9 +111,7 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
 
         return mul(input, other)
     if input.shape[-1] != other.shape[-1]:
-        raise RuntimeError(
-            f"inner: the last sizes of {list(input.shape)} and {list(other.shape)} must be equal"
-        )
+        raise RuntimeError(f"inner: the last sizes of {list(input.shape)} and {list(other.shape)} must be equal")
     return tensordot(input, other, ([-1], [-1]))
 
 
