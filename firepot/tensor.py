@@ -511,21 +511,37 @@ def _to_numpy(tensor: Tensor, what: str) -> np.ndarray[Any, Any]:
     return array
 
 
+def _number_format(array: np.ndarray[Any, Any]) -> Callable[[float], str]:
+    """How PyTorch writes the numbers of a tensor: whole, with four decimals, or with exponents where sizes differ."""
+    if array.size > 1000:  # what is shown decides, which is the edges
+        for axis, size in enumerate(array.shape):
+            if size > 6:
+                array = np.concatenate(
+                    [np.take(array, range(3), axis), np.take(array, range(size - 3, size), axis)], axis
+                )
+    numbers = np.abs(array[np.isfinite(array) & (array != 0)])
+    whole = bool(np.all(numbers == np.ceil(numbers)))
+    low, high = numbers.min(initial=np.inf), numbers.max(initial=0.0)
+    exponents = numbers.size and (high / low > 1000 or high > 1e8 or (not whole and low < 1e-4))
+    spec = ".4e" if exponents else ".0f" if whole else ".4f"
+    end = "." if whole and not exponents else ""
+    shown = array[np.isfinite(array) & (array != 0)]
+    width = max((len(format(v, spec) + end) for v in shown.ravel()), default=2 if end else 1)
+
+    def write(value: float) -> str:
+        return (format(value, spec) + (end if np.isfinite(value) else "")).rjust(width)
+
+    return write
+
+
 def _text(tensor: Tensor) -> str:
     array = _to_numpy(tensor, "print")
-    options: dict[str, Any] = {"separator": ", ", "prefix": "tensor(", "threshold": 1000, "edgeitems": 3}
+    options: dict[str, Any] = {
+        "separator": ", ", "prefix": "tensor(", "threshold": 1000, "edgeitems": 3, "max_line_width": 80,
+    }  # fmt: skip
     if array.dtype.kind == "f":
-        finite = np.abs(array[np.isfinite(array)])
-        nonzero = finite[finite > 0]
-        if bool(np.all(finite == np.round(finite))) and finite.max(initial=0) < 1e8:
-            options |= {"precision": 0, "floatmode": "fixed"}
-        elif nonzero.size and (
-            finite.max() >= 1e8 or nonzero.min() < 1e-4 or finite.max() / max(nonzero.min(), 1e-300) > 1e3
-        ):
-            options["formatter"] = {"float_kind": lambda v: f"{v:.4e}"}
-        else:
-            options |= {"precision": 4, "floatmode": "fixed"}
-    body = np.array2string(array, **options)
+        options["formatter"] = {"float_kind": _number_format(array.astype(np.float64))}
+    body = np.array2string(array, **options).replace(", ...,", ",  ...,")
     notes = []
     if array.size == 0 and array.ndim != 1:
         notes.append(f"size={tuple(tensor.shape)}")

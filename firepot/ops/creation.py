@@ -137,6 +137,8 @@ def linspace(
     start: float, end: float, steps: int, *, dtype: DType | None = None, requires_grad: bool = False
 ) -> Tensor:
     """`steps` numbers from start to end, both included."""
+    if steps < 0:
+        raise RuntimeError(f"linspace: the number of steps must not be negative, got {steps}")
     target = dtype or default_dtype()
     position = ew.iota(steps, dtypes.float64)
     step = (end - start) / max(steps - 1, 1)
@@ -158,6 +160,8 @@ def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype:
 def eye(n: int, m: int | None = None, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
     """Ones on the diagonal of an n × m matrix, zeros elsewhere."""
     m = n if m is None else m
+    if n < 0 or m < 0:
+        raise RuntimeError(f"eye: sizes must not be negative, got {n} and {m}")
     rows = views.expand(views.reshape(ew.iota(n, dtypes.int64), (n, 1)), (n, m))
     columns = views.expand(ew.iota(m, dtypes.int64), (n, m))
     return _finish(ew.cast(ew.eq(rows, columns), dtype or default_dtype()), requires_grad)
