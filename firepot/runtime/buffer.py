@@ -254,9 +254,9 @@ class Buffer:
         return other
 
     def __del__(self) -> None:
-        block = self._block
-        if block is not None:
-            _allocator.release(block)
+        # At interpreter exit the module's names may be gone before the last buffers; the system takes all then.
+        if self._block is not None and _allocator is not None:
+            _allocator.release(self._block)
 
     def __repr__(self) -> str:
         return f"Buffer({self.nbytes} bytes on {self.device})"
