@@ -25,7 +25,8 @@ class _Custom(View):
         identities.add(self)
 
     def __del__(self) -> None:
-        identities.discard(self)
+        if identities is not None:  # at interpreter exit the name may be gone first
+            identities.discard(self)
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return inputs[0].shape, inputs[0].dtype
