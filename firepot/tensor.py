@@ -176,7 +176,7 @@ class Tensor:
 
     def __del__(self) -> None:
         value = getattr(self, "_value", None)
-        if value is not None and value.buffer is None:
+        if value is not None and value.buffer is None and _forget is not None:  # it may be gone at interpreter exit
             _forget(value)
 
     def _point(self, node: Node) -> None:

@@ -22,15 +22,34 @@ from firepot.kernels.loops import Const, Expr, Guard, Load, Op, Reduce, Reduced
 
 Position = tuple[Index, ...]
 
+ALIGNMENT = 64  # bytes; kernels get their operands at such addresses
+
 
 @dataclass(frozen=True)
 class Storage:
-    """A stored value: its number among the program's values, and where its elements lie."""
+    """A stored value: the block of memory that holds it, and where its elements lie in there.
+
+    number, size: the block among the program's blocks and its length in elements
+    strides, offset: element (i, j, …) lies at offset + Σ index × stride, in elements. Values that are the parts of
+    a concatenation share its block.
+    """
 
     number: int
     dtype: DType
     size: int
     strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def base(self) -> int:
+        """The last aligned element at or before the offset: kernels take it as the operand's address, so that
+        equal kernels at different places of a block are one."""
+        unit = ALIGNMENT // self.dtype.size
+        return self.offset // unit * unit
+
+    def locate(self, position: Position) -> Index:
+        """Where from the base on the element at `position` lies."""
+        return flatten(position, self.strides) + (self.offset - self.base)
 
 
 class Misaligned(Exception):
@@ -49,14 +68,15 @@ class Emitter:
         self.storage = storage
         self.local: dict[Node, tuple[Position, Callable[[], Expr]]] = {}
         self.operands: list[Storage] = []
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[tuple[int, int], int] = {}
         self._memo: dict[tuple[Node, Position], Expr] = {}
 
     def operand(self, storage: Storage) -> int:
         """The kernel's operand number of a stored value."""
-        number = self._numbers.get(storage.number)
+        key = (storage.number, storage.base)
+        number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[storage.number] = len(self.operands)
+            number = self._numbers[key] = len(self.operands)
             self.operands.append(storage)
         return number
 
@@ -76,7 +96,7 @@ class Emitter:
             return local[1]()
         stored = self.storage.get(node)
         if stored is not None:
-            return Load(self.operand(stored), flatten(position, stored.strides), node.dtype)
+            return Load(self.operand(stored), stored.locate(position), node.dtype)
         return self.compute(node, position)
 
     def compute(self, node: Node, position: Position) -> Expr:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from firepot.compiler.emit import Emitter, Misaligned, Storage
 from firepot.compiler.layout import Layout, natural_layouts, row_major
-from firepot.graph.index import Axis, Index, flatten
+from firepot.graph.index import Axis, Index
 from firepot.graph.node import Elementwise, Node, Opaque, View
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives.gather import Take
@@ -124,8 +124,11 @@ def _store_shared(
             roots.add(node)
 
 
-def form_groups(order: Sequence[Node], roots: set[Node]) -> list[Group]:
-    """One group a root, with the stored values that it loads, in an order that can run."""
+def form_groups(order: Sequence[Node], roots: set[Node], assembled: dict[Node, list[Node]]) -> list[Group]:
+    """One group a root, with the stored values that it loads, in an order that can run.
+
+    assembled: by concatenation that gets no kernel, the stored values that are its parts.
+    """
     groups: list[Group] = []
     under: dict[Node, frozenset[Node]] = {}
     for node in order:
@@ -135,7 +138,9 @@ def form_groups(order: Sequence[Node], roots: set[Node]) -> list[Group]:
         under[node] = loads
         if node not in roots or ew.is_leaf(node):
             continue
-        if isinstance(node.primitive, Opaque):
+        if node in assembled:
+            groups.append(Group([node], node.shape, opaque=True, inputs=set(assembled[node])))
+        elif isinstance(node.primitive, Opaque):
             groups.append(Group([node], node.shape, opaque=True, inputs=set(loads)))
         elif isinstance(node.primitive, ReducePrimitive):
             groups.append(Group([node], node.inputs[0].shape, node.params[0], inputs=set(loads)))
@@ -312,9 +317,8 @@ def build_nest(
         emitter.local[root] = (position, _giver(expr))
         if root in stored:
             own_storage = storage[root]
-            offset = flatten(position, own_storage.strides)
-            stages.append(Store(emitter.operand(own_storage), offset, expr, store_axes))
-    operands = tuple((s.dtype, s.size) for s in emitter.operands)
+            stages.append(Store(emitter.operand(own_storage), own_storage.locate(position), expr, store_axes))
+    operands = tuple((s.dtype, s.size - s.base) for s in emitter.operands)
     return Nest(sort(outer), tuple(stages), operands), emitter.operands
 
 

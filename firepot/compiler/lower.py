@@ -56,9 +56,10 @@ def access(node: Node, storage: dict[Node, Storage]) -> Access | None:
     flat = flatten(position, stored.strides)
     if not all(isinstance(atom, Axis) for atom, _ in flat.terms):
         return None
-    if flat.constant * stored.dtype.size % ALIGNMENT:
+    offset = stored.offset + flat.constant
+    if offset * stored.dtype.size % ALIGNMENT:
         return None
-    return Access(stored, flat.constant, tuple(flat.coefficient(a) for a in axes))
+    return Access(stored, offset, tuple(flat.coefficient(a) for a in axes))
 
 
 class Lowering:
@@ -79,7 +80,7 @@ class Lowering:
 
     def _step(self, node: Node, kernel: Kernel, reads: Sequence[Access], out: Storage) -> None:
         operands = [(a.storage, a.offset * a.storage.dtype.size) for a in reads]
-        self.steps.append(Step(kernel, (*operands, (out, 0)), (node,)))
+        self.steps.append(Step(kernel, (*operands, (out, out.offset * out.dtype.size)), (node,)))
 
     def contract(self, node: Node) -> None:
         from firepot.kernels.llvm import matmul

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from firepot.compiler import debug
+from firepot.compiler.assemble import Assembly, assemble
 from firepot.compiler.emit import Storage
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
@@ -50,6 +52,7 @@ class Passes:
 
     layout: bool = True  # convolutions, and what surrounds them, channels-last
     recompute: bool = True  # values inside the kernels that use them; else every value is stored
+    assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
     share_memory: bool = True  # values that do not live at the same time in the same place
 
@@ -74,41 +77,54 @@ def build(
     order = topological(outputs, is_leaf)
     debug.show_graph(order, outputs)
     roots = choose_roots(order, outputs) if passes.recompute else {n for n in order if not is_leaf(n)}
-    layouts = layouts_of(order, outputs) if passes.layout else {n: row_major(len(n.shape)) for n in order}
-    storage = _assign_storage(order, roots, inputs, outputs, layouts, passes.layout)
-    groups = form_groups(order, roots)
+    layouts = {n: row_major(len(n.shape)) for n in order}
+    if passes.layout:
+        layouts = layouts_of(order, outputs)
+        _lay_operands_out(order, roots, set(outputs), layouts)
+    assembly = Assembly(list(order))
+    if passes.assemble:
+        assembly = assemble(order, roots, outputs, layouts)
+    storage = _assign_storage(assembly, roots, inputs, outputs, layouts)
+    groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
-    steps = _lower(groups, storage, set(outputs), layouts)
+    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
     program.compile_seconds = time.perf_counter() - start
     debug.show_schedule(program)
     return program
 
 
-def _assign_storage(
-    order: Sequence[Node], roots: set[Node], inputs: Sequence[Node], outputs: Sequence[Node],
-    layouts: dict[Node, Layout], channels_last_operands: bool,
-) -> dict[Node, Storage]:  # fmt: skip
-    """Give every stored value a number and strides; operands that no strides can say are added to the roots."""
-    storage: dict[Node, Storage] = {}
-
-    def add(node: Node) -> None:
-        layout = layouts.get(node, row_major(len(node.shape)))
-        storage[node] = Storage(len(storage), node.dtype, node.size, strides_of(node.shape, layout))
-
-    fixed = set(outputs)
-    for node in order:  # convolutions read and write channels-last
-        if node.primitive is convolve_primitive and channels_last_operands:
+def _lay_operands_out(order: Sequence[Node], roots: set[Node], fixed: set[Node], layouts: dict[Node, Layout]) -> None:
+    """Have the stored operands of convolutions channels-last."""
+    for node in order:
+        if node.primitive is convolve_primitive:
             for operand in node.inputs[: 2 if node.params[0] == "weight_grad" else 1]:
                 if operand in roots and operand not in fixed and operand.shape[1] >= 8:
                     layouts[operand] = channels_last(len(operand.shape))
+
+
+def _assign_storage(
+    assembly: Assembly, roots: set[Node], inputs: Sequence[Node], outputs: Sequence[Node],
+    layouts: dict[Node, Layout],
+) -> dict[Node, Storage]:  # fmt: skip
+    """Give every stored value a number and strides; operands that no strides can say are added to the roots."""
+    storage: dict[Node, Storage] = {}
+    numbers = itertools.count()
+    parts = {p.node for found in assembly.parts.values() for p in found}
+
+    def add(node: Node) -> None:
+        storage[node] = Storage(next(numbers), node.dtype, node.size, strides_of(node.shape, layouts[node]))
+        if node in assembly.parts:
+            assembly.place(storage, node)
+
     for node in inputs:
+        layouts[node] = row_major(len(node.shape))
         add(node)
-    for node in order:
-        if node in roots and node not in storage:
+    for node in assembly.order:
+        if node in roots and node not in storage and node not in parts:
             add(node)
-    for node in order:
+    for node in assembly.order:
         if isinstance(node.primitive, Opaque):
             for operand in node.inputs:
                 if operand not in storage and access(operand, storage) is None:
@@ -123,17 +139,18 @@ def _assign_storage(
 
 
 def _lower(
-    groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout]
-) -> list[Step]:
+    groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout],
+    assembled: set[Node],
+) -> list[Step]:  # fmt: skip
     needed = set(outputs)
     for g in groups:
-        if g.opaque:
+        if g.opaque and g.roots[0] not in assembled:
             needed.update(stored_under(i, storage) for i in g.roots[0].inputs)
         else:
             needed |= g.inputs
     lowering = Lowering(storage, processor())
     for g in groups:
-        if g.roots[0].size == 0 and all(r.size == 0 for r in g.roots):
+        if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue
         if g.opaque:
             lowering.lower(g.roots[0])
@@ -142,7 +159,7 @@ def _lower(
         nest, operands = build_nest(g, storage, stored, layouts)
         debug.show_nest(nest)
         kernel = nest_generator.lower(nest, processor())
-        lowering.steps.append(Step(kernel, tuple((s, 0) for s in operands), tuple(g.roots)))
+        lowering.steps.append(Step(kernel, tuple((s, s.base * s.dtype.size) for s in operands), tuple(g.roots)))
     return lowering.steps
 
 
@@ -152,7 +169,7 @@ def _place(
 ) -> Program:  # fmt: skip
     """Decide where each stored value lives."""
     by_number = {s.number: s for s in storage.values()}
-    places: list[tuple[str, int]] = [("unused", 0)] * len(storage)
+    places: list[tuple[str, int]] = [("unused", 0)] * len(by_number)
     for i, node in enumerate(inputs):
         places[storage[node].number] = ("input", i)
     program_outputs: list[tuple[int, Storage | None]] = []
@@ -198,11 +215,12 @@ def _donate(
     donated: dict[int, int] = {}
     guard = len(steps)
     returned = set(outputs)
+    assembled = {s.number for s in storage.values() if s.offset}
     for o, i in donations.items():
         if inputs[i] in returned:  # as another output, which must not change
             continue
         source, target = storage[inputs[i]], storage[outputs[o]]
-        if places[target.number] != ("output", o) or target.strides != source.strides:
+        if places[target.number] != ("output", o) or target.strides != source.strides or target.number in assembled:
             continue
         if target.size != source.size or target.dtype is not source.dtype or target.number not in first:
             continue

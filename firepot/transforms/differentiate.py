@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from firepot.graph.node import Node, grad_mode, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
+from firepot.transforms.accumulate import accumulate
 
 Hook = Callable[[Node, Node], Node]
 
@@ -43,16 +44,16 @@ def gradients(
     for node in order:
         if node in wanted or (not _is_boundary(node) and any(i in on_path for i in node.inputs)):
             on_path.add(node)
-    total: dict[Node, Node] = {n: g for n, g in cotangents.items() if n in on_path}
+    received: dict[Node, list[Node]] = {n: [g] for n, g in cotangents.items() if n in on_path}
     result: dict[Node, Node] = {}
     before = grad_mode.enabled
     grad_mode.enabled = create_graph
     try:
         for node in reversed(order):
-            g = total.pop(node, None)
-            if g is None:
+            contributions = received.pop(node, None)
+            if contributions is None:
                 continue
-            g = hook(node, g)
+            g = hook(node, accumulate(contributions))
             if node in wanted:
                 result[node] = g
             if _is_boundary(node):
@@ -63,9 +64,7 @@ def gradients(
                 if gi is None or i not in on_path:
                     continue
                 assert gi.shape == i.shape, f"{node} gave {gi} as the gradient of {i}"
-                gi = ew.cast(gi, i.dtype)
-                known = total.get(i)
-                total[i] = gi if known is None else ew.add(known, gi)
+                received.setdefault(i, []).append(ew.cast(gi, i.dtype))
     finally:
         grad_mode.enabled = before
     return result

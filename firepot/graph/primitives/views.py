@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from firepot.graph.dtypes import DType
@@ -31,8 +31,18 @@ class _Reshape(View):
 
 def reindex_shape(index: Sequence[Index], shape: Shape, target: Shape) -> tuple[Index, ...]:
     """The position under `target` of the element at `index` under `shape`, both row-major."""
+    if 0 in shape:  # no element is ever read
+        return tuple(Index() for _ in target)
     # Runs of dimensions with equal products are converted on their own: the sums stay short and simplify well.
     result: list[Index] = []
+    for run, target_run in equal_runs(shape, target):
+        flat = flatten(index[run], contiguous_strides(shape[run]))
+        result.extend(unflatten(flat, target[target_run]))
+    return tuple(result)
+
+
+def equal_runs(shape: Shape, target: Shape) -> Iterator[tuple[slice, slice]]:
+    """The shortest runs of dimensions of two shapes, of one size and not empty, that have equal products."""
     i = j = 0
     while i < len(shape) or j < len(target):
         start_i, start_j = i, j
@@ -42,18 +52,13 @@ def reindex_shape(index: Sequence[Index], shape: Shape, target: Shape) -> tuple[
         if j < len(target):
             right, j = target[j], j + 1
         while left != right:
-            if left < right and i < len(shape):
+            if left < right:
                 left, i = left * shape[i], i + 1
-            elif right < left and j < len(target):
+            else:
                 right, j = right * target[j], j + 1
-            else:  # zero-sized: no element is ever read
-                return tuple(Index() for _ in target)
         while i < len(shape) and shape[i] == 1 and (j >= len(target) or target[j] != 1):
             i += 1
-        part, target_part = shape[start_i:i], target[start_j:j]
-        flat = flatten(index[start_i:i], contiguous_strides(part))
-        result.extend(unflatten(flat, target_part))
-    return tuple(result)
+        yield slice(start_i, i), slice(start_j, j)
 
 
 reshape_primitive = _Reshape()
@@ -268,8 +273,19 @@ concatenate_primitive = Concatenate()
 
 
 def concatenate(inputs: Sequence[Node], axis: int) -> Node:
+    """Nodes that agree in all other sizes one after another. Equal sequences of elements become one node."""
     if len(inputs) == 1:
         return inputs[0]
+    first = inputs[0]
+    if all(i.primitive is permute_primitive and i.params == first.params and i.inputs for i in inputs):
+        order = first.params[0]
+        return permute(concatenate([i.inputs[0] for i in inputs], order[axis]), order)
+    rank = len(first.shape)
+    if 1 < rank <= 3 and all(s == 1 for s in first.shape[:axis]):  # with more, they may not lie in row-major order
+        shape = list(first.shape)
+        shape[axis] = sum(i.shape[axis] for i in inputs)
+        flat = concatenate([reshape(i, (i.size,)) for i in inputs], 0)
+        return reshape(flat, tuple(shape))
     return apply(concatenate_primitive, tuple(inputs), (axis,))
 
 
