@@ -19,11 +19,13 @@ from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
 from firepot.graph.node import Elementwise, Node, Opaque, Shape, View, apply
 from firepot.graph.primitives import views
+from firepot.graph.primitives.attention import attention_gradient, attention_primitive
 from firepot.graph.primitives.contract import contract_primitive
 from firepot.graph.primitives.elementwise import is_leaf
 from firepot.graph.primitives.reduce import Reduce
 
 _RENAMINGS = (views.reshape_primitive, views.permute_primitive)  # the same elements under other positions
+_STRIDED = (contract_primitive, attention_primitive, attention_gradient)  # kernels that write by any strides
 _MANY = 3  # from so many inputs on, selecting by position costs more than a pass over memory
 
 
@@ -139,7 +141,7 @@ def _in_place(piece: Node, strides: tuple[int, ...], offset: int, taken: set[Nod
         if below is None:
             return None
         node, found = node.inputs[0], below
-    if isinstance(base.primitive, Opaque) and (base.primitive is not contract_primitive or found[-1] != 1):
+    if isinstance(base.primitive, Opaque) and (base.primitive not in _STRIDED or found[-1] != 1):
         return None
     return Part(base, found, offset)
 

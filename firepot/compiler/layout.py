@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from firepot.graph.node import Elementwise, Node, Shape
 from firepot.graph.primitives import views
+from firepot.graph.primitives.attention import attention_gradient, attention_primitive
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import is_leaf
 
@@ -47,6 +48,8 @@ def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
         elif primitive is convolve_primitive:
             if node.params[0] != "weight_grad":
                 layout = channels_last(rank)
+        elif primitive in (attention_primitive, attention_gradient):
+            layout = (0, 2, 1, 3)  # the heads of a position together, as the projections around it want them
         elif isinstance(primitive, Elementwise) or primitive is views.concatenate_primitive:
             for i in node.inputs:
                 if result[i] != layout and not _is_spread(i):

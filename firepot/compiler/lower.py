@@ -63,12 +63,17 @@ def access(node: Node, storage: dict[Node, Storage]) -> Access | None:
 
 
 class Lowering:
-    """What `Opaque.lower` calls: each method makes the kernels of one primitive and appends them to `steps`."""
+    """What `Opaque.lower` calls: each method makes the kernels of one primitive and appends them to `steps`.
 
-    def __init__(self, storage: dict[Node, Storage], processor: Any) -> None:
+    opaque: all nodes that will be lowered, for kernels that make several.
+    """
+
+    def __init__(self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any) -> None:
         self.storage = storage
+        self.opaque = opaque
         self.processor = processor
         self.steps: list[Step] = []
+        self._made: set[Node] = set()
 
     def lower(self, node: Node) -> None:
         node.primitive.lower(self, node)  # type: ignore[attr-defined]
@@ -122,6 +127,43 @@ class Lowering:
         epilogue = StoreEpilogue(2, _five(out.strides), node.dtype, lane=0 if mode == "weight_grad" else 1)
         self._step(node, convolution.lower(description, epilogue, self.processor), (a, b), out)
 
+    def attention(self, node: Node) -> None:
+        self._attention(node, [node], node.inputs, None)
+
+    def attention_gradient(self, node: Node) -> None:
+        """The kernel of all gradients of one attention, where the first of them is made."""
+        family = [
+            next((n for n in self.opaque if n.primitive is node.primitive and n.inputs == node.inputs
+                  and n.params == (*node.params[:2], which)), None)
+            for which in range(3)
+        ]  # fmt: skip
+        if not any(n in self._made for n in family if n is not None):
+            self._made.update(n for n in family if n is not None)
+            self._attention(node, family, node.inputs[:-1], node.inputs[-1])
+
+    def _attention(
+        self, node: Node, results: Sequence[Node | None], inputs: Sequence[Node], gradient: Node | None
+    ) -> None:
+        from firepot.kernels.llvm import attention
+
+        query, key, value, *masks = (self._access(i) for i in inputs)
+        given = self._access(gradient) if gradient is not None else None
+        batch, heads, queries, width = inputs[0].shape
+        written = [None if r is None else self.storage[r] for r in results]
+        description = attention.Attention(
+            batch=batch, heads=heads, queries=queries, keys=inputs[1].shape[2], width=width,
+            value_width=inputs[2].shape[3], scale=node.params[0], causal=node.params[1], dtype=node.dtype,
+            query=_four(query.strides), key=_four(key.strides), value=_four(value.strides),
+            mask=_four(masks[0].strides) if masks else None,
+            results=tuple(None if s is None else _four(s.strides) for s in written),
+            gradient=None if given is None else _four(given.strides),
+        )  # fmt: skip
+        reads = [query, key, value, *masks, *([] if given is None else [given])]
+        operands = [(a.storage, a.offset * a.storage.dtype.size) for a in reads]
+        operands += [(s, s.offset * s.dtype.size) for s in written if s is not None]
+        nodes = tuple(r for r in results if r is not None)
+        self.steps.append(Step(attention.lower(description, self.processor), tuple(operands), nodes))
+
     def scatter(self, node: Node) -> None:
         from firepot.kernels.llvm import scatter
 
@@ -151,6 +193,11 @@ class Lowering:
 def _three(strides: Sequence[int]) -> tuple[int, int, int]:
     a, b, c = strides
     return a, b, c
+
+
+def _four(strides: Sequence[int]) -> tuple[int, int, int, int]:
+    a, b, c, d = strides
+    return a, b, c, d
 
 
 def _spatial(values: Sequence[int], neutral: int) -> tuple[int, int, int]:

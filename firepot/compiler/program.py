@@ -148,7 +148,8 @@ def _lower(
             needed.update(stored_under(i, storage) for i in g.roots[0].inputs)
         else:
             needed |= g.inputs
-    lowering = Lowering(storage, processor())
+    opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
+    lowering = Lowering(storage, opaque, processor())
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue

@@ -2,13 +2,13 @@
 
 from firepot.ops import methods as _methods
 from firepot.ops.arithmetic import *  # noqa: F403
+from firepot.ops.attention import attention_probabilities as attention_probabilities
+from firepot.ops.attention import scaled_dot_product_attention as scaled_dot_product_attention
 from firepot.ops.broadcast import broadcast_shapes
-from firepot.ops.convolution import attention_probabilities as attention_probabilities
 from firepot.ops.convolution import check_index as check_index
 from firepot.ops.convolution import convolution as convolution
 from firepot.ops.convolution import gather_rows as gather_rows
 from firepot.ops.convolution import overlap_add as overlap_add
-from firepot.ops.convolution import scaled_dot_product_attention as scaled_dot_product_attention
 from firepot.ops.convolution import windows as windows
 from firepot.ops.creation import *  # noqa: F403
 from firepot.ops.indexing import *  # noqa: F403

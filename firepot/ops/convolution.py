@@ -1,12 +1,10 @@
-"""Convolutions, sliding windows, embedding look-ups and attention: the fused primitives that layers are made of."""
+"""Convolutions, sliding windows and embedding look-ups: the primitives that layers are made of."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from firepot.graph import dtypes
 from firepot.graph.node import apply
 from firepot.graph.primitives import contract as cn
 from firepot.graph.primitives import elementwise as ew
@@ -130,33 +128,3 @@ def gather_rows(weight: Tensor, index: Tensor) -> Tensor:
         index, weight.shape[0], f"embedding: index {{index}} is out of range for {weight.shape[0]} rows"
     )
     return wrap(gather.take(weight._node, [checked._node], (0,)))
-
-
-def attention_probabilities(
-    query: Tensor, key: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, scale: float | None = None
-) -> Tensor:
-    """softmax(scale · query keyᵀ + mask): (*, L, E), (*, S, E) -> (*, L, S)."""
-    from firepot.ops import arithmetic, creation, linear, reduction, shape
-
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = linear.matmul(arithmetic.mul(query, factor), shape.transpose(key, -2, -1))
-    if is_causal:
-        if attn_mask is not None:
-            raise RuntimeError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = shape.tril(creation.ones(*scores.shape[-2:], dtype=dtypes.bool_))
-    if attn_mask is not None:
-        if attn_mask.dtype is dtypes.bool_:
-            scores = arithmetic.where(attn_mask, scores, -math.inf)
-        else:
-            scores = arithmetic.add(scores, attn_mask)
-    return reduction.softmax(scores, -1)
-
-
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:  # fmt: skip
-    """softmax(scale · query keyᵀ + mask) value over the last two dimensions; scale defaults to 1/√depth."""
-    from firepot.ops import linear
-
-    return linear.matmul(attention_probabilities(query, key, attn_mask, is_causal, scale), value)

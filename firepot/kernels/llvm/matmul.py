@@ -131,9 +131,9 @@ def _pack_rows(b: Builder, plan: _Plan) -> None:
         first = b.mul(panel, tile.rows)
         origin = b.add(b.mul(batch, d.x_strides[0]), b.mul(first, d.x_strides[1]))
         target = b.element(packed, register_type(d.accumulate), b.mul(task, d.k * tile.rows))
-        _pack_panel(
-            b, plan, x, origin, target, count=tile.rows, across=d.x_strides[1], along=d.x_strides[2], first=first,
-            total=d.m,
+        pack_panel(
+            b, x, d.dtype, tile.lanes, origin, target, count=tile.rows, depth=d.k, across=d.x_strides[1],
+            along=d.x_strides[2], first=first, total=d.m,
         )  # fmt: skip
 
 
@@ -148,9 +148,9 @@ def _pack_columns(b: Builder, plan: _Plan) -> None:
         first = b.mul(panel, tile.columns)
         origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(first, d.y_strides[2]))
         target = b.element(packed, register_type(d.accumulate), b.mul(task, d.k * tile.columns))
-        _pack_panel(
-            b, plan, y, origin, target, count=tile.columns, across=d.y_strides[2], along=d.y_strides[1], first=first,
-            total=d.n,
+        pack_panel(
+            b, y, d.dtype, tile.lanes, origin, target, count=tile.columns, depth=d.k, across=d.y_strides[2],
+            along=d.y_strides[1], first=first, total=d.n,
         )  # fmt: skip
 
 
@@ -159,31 +159,31 @@ def workspace(b: Builder) -> Value:
     return b.operand(b.module.workspace_operand)
 
 
-def _pack_panel(
-    b: Builder, plan: _Plan, source: Value, origin: Value, target: Value, count: int, across: int, along: int,
-    first: Value, total: int,
+def pack_panel(
+    b: Builder, source: Value, dtype: DType, lanes: int, origin: Value, target: Value, count: int, depth: int,
+    across: int, along: int, first: Value, total: int,
 ) -> None:  # fmt: skip
-    """One panel: target[k · count + i] = source[origin + i · across + k · along], zero where first + i ≥ total."""
-    d, lanes = plan.d, plan.tile.lanes
-    element = memory_type(d.dtype)
-    type = register_type(d.accumulate)
+    """One panel: target[k · count + i] = source[origin + i · across + k · along] for k < depth.
+
+    Where first + i ≥ total, what is written is unspecified but finite if the source is. Half precision becomes float32.
+    """
+    element = memory_type(dtype)
+    type = register_type(dtype)
     pieces = range(0, count, lanes)
     if across == 1:  # copy rows of `count`
-        with b.loop(0, d.k) as k:
+        with b.loop(0, depth) as k:
             for i in pieces:
                 width = min(lanes, count - i)
                 limit = b.sub(b.index(total), b.add(first, i))
                 mask = b.compare("slt", b.lane_numbers(lanes), b.splat(limit, lanes)) if lanes > 1 else None
                 place = b.element(source, element, b.add(b.add(origin, i), b.mul(k, along)))
                 if lanes > 1:
-                    value = load_element(b, place, d.dtype, lanes, _narrow(b, mask, width, lanes))
+                    value = load_element(b, place, dtype, lanes, _narrow(b, mask, width, lanes))
                 else:
-                    value = load_element(
-                        b, b.element(source, element, b.add(origin, b.mul(k, along))), d.dtype, 1, None
-                    )
+                    value = load_element(b, b.element(source, element, b.add(origin, b.mul(k, along))), dtype, 1, None)
                 _store_packed(b, value, b.element(target, type, b.add(b.mul(k, count), i)), width, lanes)
         return
-    whole = d.k // lanes * lanes if along == 1 and lanes > 1 else 0
+    whole = depth // lanes * lanes if along == 1 and lanes > 1 else 0
     for i in pieces:
         width = min(lanes, count - i)
         if whole:
@@ -195,15 +195,15 @@ def _pack_panel(
                         continue
                     row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
                     place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), k)
-                    rows.append(load_element(b, b.element(source, element, place), d.dtype, lanes, None))
+                    rows.append(load_element(b, b.element(source, element, place), dtype, lanes, None))
                 for step, column in enumerate(transpose(b, rows)):
                     place = b.element(target, type, b.add(b.mul(b.add(k, step), count), i))
                     _store_packed(b, column, place, width, lanes)
-        with b.loop(whole, d.k) as k:
+        with b.loop(whole, depth) as k:
             for r in range(width):
                 row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
                 place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), b.mul(k, along))
-                value = load_element(b, b.element(source, element, place), d.dtype, 1, None)
+                value = load_element(b, b.element(source, element, place), dtype, 1, None)
                 b.store(value, b.element(target, type, b.add(b.mul(k, count), i + r)))
 
 
