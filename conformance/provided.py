@@ -21,22 +21,25 @@ _ELSEWHERE: dict[str, Callable[..., Any]] = {
     "normal/in_place": lambda x, *a, **k: x.normal_(*a, **k), "uniform": lambda x, *a, **k: x.uniform_(*a, **k),
     "exponential": lambda x, *a, **k: x.exponential_(*a, **k), "cauchy": lambda x, *a, **k: x.cauchy_(*a, **k),
     "geometric": lambda x, *a, **k: x.geometric_(*a, **k), "log_normal": lambda x, *a, **k: x.log_normal_(*a, **k),
-    "fill": lambda x, v: fp.fill(x, v), "bernoulli": lambda x, *a, **k: fp.bernoulli(x, *a, **k),
+    "where": lambda x, condition, other: fp.where(condition, x, other), "zero_": lambda x: x.clone().zero_(),
+    "nn.functional.embedding": lambda weight, index, **k: F.embedding(index, weight, **k),
+    "einsum": lambda tensors, equation: fp.einsum(equation, tensors),
+    "polygamma": lambda x, n: fp.polygamma(n, x), "special.polygamma": lambda x, n: fp.special.polygamma(n, x),
+    "normal/number_mean": lambda std, mean, *a, **k: fp.normal(mean, std, *a, **k), "bernoulli": lambda x, *a, **k: fp.bernoulli(x, *a, **k),
     "broadcast_shapes": lambda *shapes: fp.broadcast_shapes(*shapes),
     "view": lambda x, *a: x.view(*a), "unbind": lambda x, *a, **k: fp.unbind(x, *a, **k),
     "real": lambda x: x.real, "slice": lambda x, *a, **k: fp.slice_copy(x, *a, **k),
-    "resize_": lambda x, *a, **k: x.resize_(*a, **k), "resize_as_": lambda x, *a, **k: x.resize_as_(*a, **k),
+    "resize_": lambda x, shape: x.clone().resize_(shape), "resize_as_": lambda x, other: x.clone().resize_as_(other),
 }  # fmt: skip
 _METHODS_FIRST = {
     "to", "item", "contiguous", "bool", "byte", "char", "double", "float", "half", "int", "long", "short", "bfloat16",
     "new_empty", "new_zeros", "new_ones", "new_full", "index_put", "view_as", "expand", "expand_as", "reshape_as",
-    "repeat", "unfold", "sum_to_size", "broadcast_to",
+    "repeat", "unfold", "sum_to_size", "broadcast_to", "new_empty_strided",
 }  # fmt: skip
 
 COMPLEX = "complex numbers do not exist in Firepot yet"
 INTERNAL = "an internal function of PyTorch, not part of its documented interface"
 SPARSE = "sparse tensors do not exist in Firepot"
-STRIDES = "tensors have no strides or storage of their own in Firepot"
 JITERATOR = "CUDA source as an argument; PyTorch runs it on CUDA only"
 
 REASONS: dict[str, str] = {
@@ -54,7 +57,6 @@ REASONS: dict[str, str] = {
          "_unsafe_masked_index_put_accumulate", "_chunk_cat", "native_dropout_backward", "_segment_reduce/lengths",
          "_segment_reduce/offsets", "hash_tensor", "grid_sampler_2d", "grid_sampler_3d"], INTERNAL),
     **dict.fromkeys(["sparse.sampled_addmm", "sparse.mm/reduce", "to_sparse"], SPARSE),
-    **dict.fromkeys(["empty_strided", "new_empty_strided", "empty_permuted", "resize_", "resize_as_"], STRIDES),
     **dict.fromkeys(
         ["jiterator_unary", "jiterator_binary", "jiterator_4inputs_with_extra_args",
          "jiterator_binary_return_by_ref", "jiterator_2inputs_2outputs"], JITERATOR),
@@ -87,10 +89,7 @@ def function(entry: Any) -> Callable[..., Any] | None:
         return None
     if name in _ELSEWHERE or entry.name in _ELSEWHERE:
         found = _ELSEWHERE.get(name) or _ELSEWHERE[entry.name]
-        attribute = {"normal/in_place": "normal_", "real": "real", "H": "H", "mH": "mH", "fill": "fill_"}.get(
-            name, name + "_" if name in RANDOM and name != "bernoulli" else None
-        )
-        return found if attribute is None or hasattr(fp.Tensor, attribute) else None
+        return found
     return _named(entry.name)
 
 

@@ -56,7 +56,12 @@ def expand(node: Node, shape: Shape) -> Node:
 
 
 def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
-    """Nodes of the promoted (or given) dtype and the common shape."""
+    """Nodes of the promoted (or given) dtype and the common shape.
+
+    Raises: TypeError where all of them are Python numbers, RuntimeError where shapes do not fit.
+    """
+    if all(isinstance(v, (bool, int, float)) for v in values):
+        raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     target = dtype if dtype is not None else promoted(values)
     nodes = [ew.cast(node_of(v), target) if not isinstance(v, (bool, int, float)) else ew.constant(v, target)
              for v in values]  # fmt: skip

@@ -22,7 +22,7 @@ __all__ = [
     "alias_copy", "as_strided", "as_strided_copy", "as_strided_scatter", "atleast_1d", "atleast_2d", "atleast_3d",
     "block_diag", "cartesian_prod", "column_stack", "combinations", "constant_pad_nd", "cross", "diagflat",
     "diagonal_copy", "diagonal_scatter", "diff", "dsplit", "dstack", "expand_copy", "hsplit", "kron", "narrow_copy",
-    "permute_copy", "rot90", "row_stack", "select_scatter", "slice_copy", "slice_inverse", "slice_scatter",
+    "permute_copy", "rot90", "row_stack", "select_scatter", "slice_copy", "slice_scatter",
     "split_with_sizes", "split_with_sizes_copy", "squeeze_copy", "sum_to_size", "t_copy", "tensor_split", "trace",
     "transpose_copy", "tril_indices", "triu_indices", "unbind_copy", "unfold_copy", "unravel_index", "unsafe_chunk",
     "unsafe_split", "unsqueeze_copy", "vander", "view_copy", "vsplit",
@@ -189,9 +189,6 @@ def slice_scatter(
     if broadcast_shapes(src.shape, window, what="slice_scatter") != window:
         raise RuntimeError(f"slice_scatter: src {list(src.shape)} does not fit the slice {list(window)}")
     return _placed(input._node, expand(ew.cast(src._node, input.dtype), window), d, begin if count else 0, step)
-
-
-slice_inverse = slice_scatter
 
 
 def _placed(x: Node, value: Node, d: int, begin: int, step: int) -> Tensor:

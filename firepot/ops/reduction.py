@@ -18,7 +18,7 @@ from firepot.tensor import Tensor, wrap
 __all__ = [
     "ValuesIndices", "all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "cummax",
     "cummin", "cumprod", "cumsum", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "min",
-    "nanmean", "nansum", "norm", "prod", "softmax", "std", "std_mean", "sum", "var", "var_mean",
+    "nanmean", "nansum", "prod", "softmax", "std", "std_mean", "sum", "var", "var_mean",
 ]  # fmt: skip
 
 
@@ -67,14 +67,12 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType 
 
 
 def var_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(variance, mean): Σ (x − mean)² / (n − correction); correction is 1 unless said otherwise."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
     x = input._node
     if x.dtype.kind != "f":
         raise RuntimeError(f"var: the input must be floating point, got {x.dtype.name}")
@@ -99,28 +97,18 @@ def var(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    if isinstance(dim, bool):
-        dim, unbiased = None, dim
     return var_mean(input, dim, unbiased, keepdim, correction=correction)[0]
 
 
 def std(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> Tensor:
     return wrap(ew.unary("sqrt", var(input, dim, unbiased, keepdim, correction=correction)._node))
 
 
 def std_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     v, m = var_mean(input, dim, unbiased, keepdim, correction=correction)
@@ -253,8 +241,9 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> T
     size = ew.unary("abs", x)
     if p == math.inf or p == -math.inf:
         return _fold("max" if p > 0 else "min", size, dim, keepdim, "norm")
-    if p == 0:
-        return _fold("sum", ew.cast(ew.ne(x, ew.like(x, 0)), x.dtype), dim, keepdim, "norm")
+    if p == 0:  # the derivative is zero, and is there, as PyTorch has it
+        counted = ew.where(ew.ne(x, ew.like(x, 0)), ew.like(x, 1), ew.mul(x, ew.like(x, 0)))
+        return _fold("sum", counted, dim, keepdim, "norm")
     if p == 1:
         return _fold("sum", size, dim, keepdim, "norm")
     total = _fold("sum", ew.power(size, ew.like(size, p)), dim, keepdim, "norm")._node
@@ -321,9 +310,5 @@ def cummin(input: Tensor, dim: int) -> ValuesIndices:
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
-    """log of running sums of exp, relative to the largest element of the row."""
-    x = floating(input._node)
-    axis = axis_of(dim, len(x.shape), "logcumsumexp")
-    top = detach(rd.restore(rd.reduce("max", x, (axis,)), x.shape, (axis,)))
-    total = _running(ew.unary("exp", ew.sub(x, top)), dim, "sum", "logcumsumexp")
-    return wrap(ew.add(ew.log(total), top))
+    """log of running sums of exp, without overflow."""
+    return wrap(_running(floating(input._node), dim, "logsumexp", "logcumsumexp"))

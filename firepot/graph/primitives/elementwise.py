@@ -188,7 +188,7 @@ hypot_primitive = Scalar("hypot", lambda g, y, a, b: (mul(g, div(a, y)), mul(g, 
 copysign_primitive = Scalar(
     "copysign", lambda g, y, a, b: (mul(g, where(eq(a, like(a, 0)), like(a, 0), div(y, a))), None)
 )
-nextafter_primitive = Scalar("nextafter")
+nextafter_primitive = Scalar("nextafter", lambda g, y, a, b: (g, None))
 gcd_primitive = Scalar("gcd")
 
 
