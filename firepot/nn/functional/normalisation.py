@@ -19,7 +19,7 @@ def batch_norm(
 
     Ioffe and Szegedy, Batch normalization (2015). The running variance is the unbiased one, as PyTorch's.
     """
-    if input.ndim < 2:
+    if input.ndim < 2 and input.numel():
         raise RuntimeError(f"batch_norm: expected an input (N, C, …), got {list(input.shape)}")
     channels = input.shape[1]
     for name, t in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
@@ -142,5 +142,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     """x / (k + alpha · mean of neighbouring channels' squares)^beta. Krizhevsky et al. (2012)."""
     flat = (input * input).reshape(input.shape[0], 1, input.shape[1], -1)
     padded = ops.shape.constant_pad(flat, [0, 0, size // 2, (size - 1) // 2])
-    mean = ops.mean(padded.unfold(2, size, 1), -1).reshape(input.shape)
+    windows = padded.unfold(2, size, 1)
+    mean = ops.mean(windows, -1) if input.dtype.kind == "f" else ops.div(ops.sum(windows, -1), size, rounding_mode="trunc")
+    mean = mean.reshape(input.shape)
     return input / ops.pow(mean * alpha + k, beta)
