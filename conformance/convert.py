@@ -30,6 +30,10 @@ def tensor(value: torch.Tensor) -> fp.Tensor:
         raise Untranslatable("sparse tensors")
     if value.dtype not in DTYPES:
         raise Untranslatable("complex numbers" if value.is_complex() else f"{value.dtype}")
+    if value.dim() > 64:
+        raise Untranslatable("more than the 64 dimensions that NumPy carries")
+    if value.device.type != "cpu":
+        raise Untranslatable(f"tensors on the device '{value.device.type}'")
     plain = value.detach().resolve_neg().contiguous()
     if value.dtype is torch.bfloat16:
         result = fp.from_numpy(plain.float().numpy()).to(fp.bfloat16)
@@ -49,7 +53,9 @@ def value(given: Any) -> Any:
     if isinstance(given, torch.device):
         return given.type
     if isinstance(given, (torch.memory_format, torch.layout)):
-        return getattr(fp, str(given).removeprefix("torch."), None)
+        if "sparse" in str(given):
+            raise Untranslatable("sparse tensors")
+        return None  # how elements lie is the compiler's business
     if isinstance(given, complex):
         raise Untranslatable("complex numbers")
     if isinstance(given, torch.Size):
@@ -123,7 +129,9 @@ def difference(ours: Any, theirs: Any, exact: torch.Tensor | None = None, shape_
     relative, absolute = TOLERANCE[theirs.dtype]
     near = torch.isclose(mine, theirs, rtol=relative, atol=absolute, equal_nan=True)
     if exact is not None and not bool(near.all()) and exact.shape == theirs.shape:
-        allowed = 2 * (theirs.double() - exact).abs() + relative * exact.abs() + absolute
+        # Sums of terms that nearly cancel are as exact as their largest neighbours.
+        size = torch.nan_to_num(exact, 0.0, 0.0, 0.0).abs().max()
+        allowed = 2 * (theirs.double() - exact).abs() + relative * (exact.abs() + size / 10) + absolute
         near = near | ((mine.double() - exact).abs() <= allowed)
     wrong = int((~near).sum())
     return f"{wrong} of {theirs.numel()} elements differ" + _first(mine, theirs, ~near) if wrong else None

@@ -25,6 +25,10 @@ _ELSEWHERE: dict[str, Callable[..., Any]] = {
     "nn.functional.embedding": lambda weight, index, **k: F.embedding(index, weight, **k),
     "einsum": lambda tensors, equation: fp.einsum(equation, tensors),
     "polygamma": lambda x, n: fp.polygamma(n, x), "special.polygamma": lambda x, n: fp.special.polygamma(n, x),
+    "svd_lowrank": lambda a, b, **k: fp.svd_lowrank(a @ b.mT, **k),
+    "pca_lowrank": lambda a, b, **k: fp.pca_lowrank(a @ b.mT, **k),
+    "linalg.pinv/singular": lambda a, b: fp.linalg.pinv(a @ b.mT),
+    "linalg.lstsq/grad_oriented": lambda a, b, driver: fp.linalg.lstsq(a, b, driver=driver)[:2],
     "normal/number_mean": lambda std, mean, *a, **k: fp.normal(mean, std, *a, **k), "bernoulli": lambda x, *a, **k: fp.bernoulli(x, *a, **k),
     "broadcast_shapes": lambda *shapes: fp.broadcast_shapes(*shapes),
     "view": lambda x, *a: x.view(*a), "unbind": lambda x, *a, **k: fp.unbind(x, *a, **k),
@@ -73,8 +77,17 @@ RANDOM = {
 }  # fmt: skip
 
 
+# Decompositions whose vectors are defined up to their sign: absolute values are compared.
+SIGNS = {"svd", "linalg.svd", "linalg.eigh"}
+
 # Entries that return positions, where equal elements leave a choice.
 TIES = {"sort", "argsort", "topk", "kthvalue", "median", "nanmedian", "mode"}
+
+
+# Where we know better, or different, and why. The report says so beside what fails.
+DEVIATIONS: dict[str, str] = {
+    "as_strided_scatter": "PyTorch's derivative by the input counts elements that were overwritten",
+}
 
 
 def name_of(entry: Any) -> str:

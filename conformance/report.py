@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from conformance.provided import DEVIATIONS
+
 Results = Mapping[tuple[str, str], dict[str, Any]]
 
 _TITLES = {
@@ -81,7 +83,8 @@ def page(results: Results, samples: int | None) -> str:
         if failing:
             out += ["", "### Failing", ""]
             for r in failing:
-                out.append(f"- `{r['entry']}`")
+                note = DEVIATIONS.get(r["entry"])
+                out.append(f"- `{r['entry']}`" + (f": {note}" if note else ""))
                 seen = set()
                 for line in lines(r):
                     kind = line.split(" ")[0]

@@ -140,7 +140,9 @@ def fill(input: Tensor, value: Any) -> Tensor:
     """A tensor shaped as the input with one value, a number or a 0-d tensor."""
     if isinstance(value, Tensor) and value.shape:
         raise RuntimeError(f"fill: value must be a number or a 0-d tensor, got shape {list(value.shape)}")
-    return wrap(views.expand(node_of(value, input.dtype), input.shape))
+    filled = views.expand(node_of(value, input.dtype), input.shape)
+    # The derivative by the input is zero, and is there: the input is chosen nowhere.
+    return wrap(ew.where(ew.full(input.shape, False, dtypes.bool_), input._node, filled))
 
 
 def zeros_like(
@@ -233,10 +235,11 @@ def logspace(
     **placement: Any,
 ) -> Tensor:  # fmt: skip
     """base to the powers of linspace."""
+    target = dtype or default_dtype()
+    if target.kind != "f" and not isinstance(start, Tensor) and not isinstance(end, Tensor):
+        start, end = int(start), int(end)
     exponents = _steps("logspace", start, end, steps)
-    return _finish(
-        ew.cast(ew.power(ew.like(exponents, base), exponents), dtype or default_dtype()), requires_grad, placement
-    )
+    return _finish(ew.cast(ew.power(ew.like(exponents, base), exponents), target), requires_grad, placement)
 
 
 def eye(

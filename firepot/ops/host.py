@@ -35,7 +35,7 @@ def call(what: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
         raise LinAlgError(f"{what}: {error}") from None
 
     def back(array: Any) -> Tensor:
-        array = np.ascontiguousarray(array)
+        array = np.array(array, order="C")
         return wrap(node_of(array.astype(dtype.numpy) if array.dtype.kind == "f" else array))
 
     return tuple(back(a) for a in found) if isinstance(found, tuple) else back(found)

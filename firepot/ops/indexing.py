@@ -411,7 +411,8 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     if isinstance(value, Tensor) and value.shape:
         raise RuntimeError(f"index_fill: value must be a number or a 0-d tensor, got shape {list(value.shape)}")
     if not input.shape:
-        return _as_vectors(index_fill, input, dim, index, value)
+        axis_of(dim, 0, "index_fill")
+        return wrap(views.reshape(index_fill(_vectors(input)[0], 0, *_vectors(index), value)._node, ()))
     shape = (*input.shape[:d], index.numel(), *input.shape[d + 1 :])
     return _index_update(input, d, index, expand(node_of(value, input.dtype), shape), "set", "index_fill")
 

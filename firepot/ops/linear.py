@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from firepot.graph.dtypes import bool_ as _bool
 from firepot.graph.dtypes import int64 as _int64
 from firepot.graph.node import Node
 from firepot.graph.primitives import contract as cn
@@ -172,7 +173,10 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alp
 
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · Σ batch1 @ batch2 over the batch."""
-    product = wrap(rd.reduce("sum", bmm(batch1, batch2)._node, (0,)))
+    bmm(batch1, batch2)  # for its checks
+    count, rows, inner = batch1.shape
+    left = views.reshape(views.permute(batch1._node, (1, 0, 2)), (rows, count * inner))
+    product = matmul(wrap(left), wrap(views.reshape(batch2._node, (count * inner, batch2.shape[2]))))
     return _weighted_sum("addbmm", input, product, beta, alpha)
 
 
@@ -193,7 +197,9 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     if n == 0:
         rows = views.expand(views.reshape(ew.iota(size, _int64), (size, 1)), (size, size))
         same = ew.cast(ew.eq(rows, views.expand(ew.iota(size, _int64), (size, size))), input.dtype)
-        return wrap(views.expand(same, input.shape))
+        # The derivative is zero, and is there: the input is chosen nowhere.
+        nowhere = ew.full(input.shape, False, _bool)
+        return wrap(ew.where(nowhere, input._node, views.expand(same, input.shape)))
     result: Tensor | None = None
     square = input
     while n:

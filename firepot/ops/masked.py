@@ -87,13 +87,13 @@ def amin(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: DType 
 def argmax(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: DType | None = None,
            mask: Tensor | None = None) -> Tensor:  # fmt: skip
     x = _as(input, dtype)
-    return reduction.argmax(_filled("argmax", x, mask, _lowest(x.dtype, 1)), dim, keepdim)
+    return _as(reduction.argmax(_filled("argmax", x, mask, _lowest(x.dtype, 1)), dim, keepdim), x.dtype)
 
 
 def argmin(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: DType | None = None,
            mask: Tensor | None = None) -> Tensor:  # fmt: skip
     x = _as(input, dtype)
-    return reduction.argmin(_filled("argmin", x, mask, _lowest(x.dtype, -1)), dim, keepdim)
+    return _as(reduction.argmin(_filled("argmin", x, mask, _lowest(x.dtype, -1)), dim, keepdim), x.dtype)
 
 
 def _count(input: Tensor, dim: Any, keepdim: bool, mask: Tensor | None) -> Tensor:
@@ -176,8 +176,9 @@ def logaddexp(input: Tensor, other: Tensor, *, dtype: DType | None = None, input
     return arithmetic.logaddexp(a, _filled("logaddexp", _as(other, dtype), other_mask, -math.inf))
 
 
-def logsumexp(input: Tensor, dim: Any, *, keepdim: bool = False, dtype: DType | None = None,
+def logsumexp(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: DType | None = None,
               mask: Tensor | None = None) -> Tensor:  # fmt: skip
     x = _as(input, dtype)
+    x = x if x.dtype.kind == "f" else _as(x, dtypes.float32)
     axes = axes_of(dim, x.ndim, "masked.logsumexp")
     return reduction.logsumexp(_filled("logsumexp", x, mask, -math.inf), axes, keepdim)

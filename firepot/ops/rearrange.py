@@ -269,7 +269,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
         if dim is None:
             raise RuntimeError(f"cross: no dimension of size 3 in {list(a.shape)}")
     d = axis_of(dim, len(a.shape), "cross")
-    if a.shape[d] != 3 or input.ndim != other.ndim:
+    if any(v.ndim == len(a.shape) and v.shape[d] != 3 for v in (input, other)) or input.ndim != other.ndim:
         raise RuntimeError(
             f"cross: expected equal dimensions and size 3 along dimension {d}, got {list(input.shape)} and "
             f"{list(other.shape)}"
@@ -332,6 +332,8 @@ def diff(
     for name, part in (("prepend", prepend), ("append", append)):
         if part is not None and part.ndim != input.ndim:
             raise RuntimeError(f"diff: {name} must have {input.ndim} dimensions, got {list(part.shape)}")
+    if n == 0:
+        return input
     x = shape.cat([p for p in (prepend, input, append) if p is not None], d)
     for _ in range(min(n, x.shape[d])):
         high, low = shape.narrow(x, d, 1, x.shape[d] - 1), shape.narrow(x, d, 0, x.shape[d] - 1)
@@ -450,7 +452,9 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     if extra < 0 or any(t not in (1, s) for s, t in zip(input.shape[extra:], sizes, strict=True)):
         raise RuntimeError(f"sum_to_size: {list(sizes)} is not expandable to {list(input.shape)}")
     axes = [*range(extra), *(d + extra for d, t in enumerate(sizes) if t == 1 and input.shape[d + extra] != 1)]
-    return shape.reshape(reduction.sum(input, axes) if axes else input, sizes)
+    if not axes and input.dtype.kind == "f":
+        return shape.reshape(input, sizes)
+    return shape.reshape(reduction.sum(input, axes) if axes else reduction.sum(shape.unsqueeze(input, 0), 0), sizes)
 
 
 def constant_pad_nd(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:

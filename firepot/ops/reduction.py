@@ -233,6 +233,9 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The p-norm of the elements over dimensions: (Σ |x|^p)^(1/p), the largest |x| for p = inf. 'fro' is 2."""
     x = floating(input._node)
+    if x.dtype.size == 2:  # squares and sums of half precision overflow soon
+        wide = norm(wrap(ew.cast(x, dtypes.float32)), p, dim, keepdim)
+        return wrap(ew.cast(wide._node, x.dtype))
     if p == "fro" or p == 2:
         squares = _fold("sum", ew.square(x), dim, keepdim, "norm")._node
         zero = ew.eq(squares, ew.like(squares, 0))  # where the root has no slope; the norm's gradient is 0 there
@@ -246,8 +249,15 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> T
         return _fold("sum", counted, dim, keepdim, "norm")
     if p == 1:
         return _fold("sum", size, dim, keepdim, "norm")
-    total = _fold("sum", ew.power(size, ew.like(size, p)), dim, keepdim, "norm")._node
-    return wrap(ew.power(total, ew.like(total, 1 / p)))
+    axes = axes_of(dim, len(x.shape), "norm")
+    total = rd.reduce("sum", ew.power(size, ew.like(size, p)), axes)
+    value = ew.power(total, ew.like(total, 1 / p))
+    zero = ew.eq(value, ew.like(value, 0))  # where the gradient is 0, as PyTorch has it
+    if x.requires_grad:
+        apart = ew.where(rd.restore(zero, x.shape, axes), ew.like(size, 1), size)
+        sums = rd.reduce("sum", ew.power(apart, ew.like(size, p)), axes)
+        value = ew.where(zero, ew.like(value, 0), ew.power(sums, ew.like(sums, 1 / p)))
+    return wrap(_keep(value, x.shape, axes, keepdim))
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:

@@ -119,6 +119,8 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     targets = [
         axis_of(d, input.ndim, "movedim") for d in ([destination] if isinstance(destination, int) else destination)
     ]
+    if len(set(sources)) != len(sources) or len(set(targets)) != len(targets) or len(sources) != len(targets):
+        raise RuntimeError(f"movedim: source {sources} and destination {targets} must be as many different dimensions")
     rest = iter(d for d in range(input.ndim) if d not in sources)
     where = dict(zip(targets, sources, strict=True))
     return permute(input, [where[d] if d in where else next(rest) for d in range(input.ndim)])
@@ -304,9 +306,15 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     return tuple(select(input, d, i) for i in range(input.shape[d]))
 
 
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """Elements start … start + length − 1 along a dimension."""
     d = axis_of(dim, input.ndim, "narrow")
+    if not input.shape:
+        raise RuntimeError("narrow: cannot be applied to a 0-d tensor")
+    if isinstance(start, Tensor):
+        if start.shape or start.dtype.kind not in "iu":
+            raise RuntimeError(f"narrow: start must be a 0-d integer, got {start.dtype.name}{list(start.shape)}")
+        start = int(start)
     start = start + input.shape[d] if start < 0 else start
     if not 0 <= start <= start + length <= input.shape[d]:
         raise RuntimeError(f"narrow: start {start} and length {length} exceed size {input.shape[d]} of dimension {d}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from firepot.graph import dtypes
+from firepot.graph.dtypes import promote
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather as ga
 from firepot.graph.primitives import views
@@ -87,10 +88,12 @@ def cov(
             norm = total - correction * reduction.sum(weights * aweights) / total
     centred = x - average
     right = centred if weights is None else centred * weights
+    common = promote(centred.dtype, right.dtype)
+    centred, right = wrap(ew.cast(centred._node, common)), wrap(ew.cast(right._node, common))
     norm = arithmetic.clamp(norm, min=0) if isinstance(norm, Tensor) else max(norm, 0.0)
-    found = linear.matmul(centred, shape.transpose(wrap(ew.cast(right._node, x.dtype)), 0, 1))
+    found = linear.matmul(centred, shape.transpose(right, 0, 1))
     found = found / (norm if isinstance(norm, Tensor) else creation.full((), norm, dtype=x.dtype))
-    return found if input.ndim == 2 else shape.reshape(found, ()) if found.numel() == 1 else shape.squeeze(found)
+    return shape.reshape(found, ()) if found.numel() == 1 else found
 
 
 def corrcoef(input: Tensor) -> Tensor:
@@ -124,7 +127,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if bins <= 0:
         raise RuntimeError(f"histc: bins must be > 0, got {bins}")
     low, high = _limits(input, float(min), float(max), "histc")
-    x = input._node if input.dtype.kind == "f" else ew.cast(input._node, dtypes.float64)
+    kept = input.dtype in (dtypes.float32, dtypes.float64)
+    x = input._node if kept else ew.cast(input._node, dtypes.float32 if input.dtype.kind == "f" else dtypes.float64)
     flat = views.reshape(x, (x.size,))
     inside = ew.and_(ew.ge(flat, ew.like(flat, low)), ew.compare("le", flat, ew.like(flat, high)))
     scaled = ew.div(ew.mul(ew.sub(flat, ew.like(flat, low)), ew.like(flat, bins)), ew.like(flat, high - low))

@@ -458,6 +458,8 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
     q = creation.eye(rows, columns, dtype=A.dtype).expand(A.shape)
     unit = creation.eye(rows, tau.shape[-1], dtype=A.dtype)
     vectors = shape.tril(A, -1)[..., : tau.shape[-1]] + unit
+    if not tau.shape[-1]:  # the derivative is zero, and is there
+        return where(creation.ones(A.shape, dtype=dtypes.bool_), q, A)
     for i in reversed(range(tau.shape[-1])):
         v = shape.unsqueeze(vectors[..., i], -1)
         q = q - tau[..., i, None, None] * matmul(v, matmul(_t(v), q))

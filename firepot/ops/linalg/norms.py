@@ -57,6 +57,8 @@ def matrix_norm(
         along = rows if abs(ord) == 1 else columns
         across = columns if along == rows else rows
         sums = reduction.sum(arithmetic.abs(A), along, keepdim=True)
+        if not A.shape[across] and ord > 0:  # over nothing the largest sum is 0
+            sums = reduction.sum(sums, across, keepdim=True)
         result = (reduction.amax if ord > 0 else reduction.amin)(sums, across, keepdim=True)
         result = shape.squeeze(result, (rows, columns))
     else:
@@ -143,7 +145,7 @@ def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """(…, n) -> (…, n, N): the powers 0 … N − 1 of each element."""
     if not x.shape:
-        raise RuntimeError("linalg.vander: expected at least one dimension")
+        x = shape.reshape(x, (1,))
     count = x.shape[-1] if N is None else N
     if count <= 1 and N is not None:
         raise RuntimeError(f"linalg.vander: N must be greater than 1, got {N}")

@@ -198,12 +198,34 @@ def solve_triangular(
     return result
 
 
+class _CholeskySolve(Function):
+    """The derivative by the factor is that of all its elements, as PyTorch has it, not of one triangle's."""
+
+    @staticmethod
+    def forward(ctx: Any, b: Tensor, factor: Tensor, upper: bool) -> Tensor:
+        ctx.save_for_backward(b, factor)
+        ctx.upper = upper
+        lower = _t(factor) if upper else factor
+        ctx.results = solve_triangular(_t(lower), solve_triangular(lower, b, upper=False), upper=True)
+        return ctx.results
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        b, factor = ctx.saved_tensors
+        x = _CholeskySolve.apply(b, factor, ctx.upper) if grad_mode.enabled else ctx.results
+        g_b = _CholeskySolve.apply(g, factor, ctx.upper)
+        both = matmul(g_b, _t(x))
+        both = both + _t(both)
+        g_factor = -matmul(factor, both) if ctx.upper else -matmul(both, factor)
+        return _reduced(g_b, b), _reduced(g_factor, factor), None
+
+
 def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     """X with A X = B, given A's Cholesky factor."""
     matrices("cholesky_solve", L, square=True)
     _check_system("cholesky_solve", L, B)
-    lower = _t(L) if upper else L
-    return solve_triangular(_t(lower), solve_triangular(lower, B, upper=False), upper=True)
+    result: Tensor = _CholeskySolve.apply(B, L, upper)
+    return result
 
 
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
@@ -356,8 +378,8 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
     """The pseudo-inverse (Moore and Penrose); singular values up to max(atol, rtol · the largest) count as zero."""
     matrices("linalg.pinv", A, square=hermitian)
     rtol = rcond if rtol is None else rtol
-    if 0 in A.shape[-2:]:
-        return creation.zeros((*A.shape[:-2], A.shape[-1], A.shape[-2]), dtype=A.dtype)
+    if not A.numel():
+        return _t(A)  # which has no elements, and keeps the history
     if hermitian:
         A = shape.tril(A) + _t(shape.tril(A, -1))
     values = svdvals(A.detach())
@@ -388,7 +410,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     limit = arithmetic.finfo(A.dtype).eps * max(rows, columns) if rcond is None else rcond
     x = matmul(pinv(A, rtol=limit), b)
     batch = broadcast_shapes(A.shape[:-2], b.shape[:-2], what="linalg.lstsq")
-    empty = creation.zeros(0, dtype=A.dtype)
+    empty = shape.slice_empty(x)
     residuals, rank, values = empty, creation.zeros(0, dtype=dtypes.int64), empty
     if driver != "gels":
         rank = matrix_rank(A, rtol=limit)
@@ -460,7 +482,9 @@ def matrix_exp(A: Tensor) -> Tensor:
     half = A.dtype in (dtypes.float16, dtypes.bfloat16)
     x = wrap(ew.cast(A._node, dtypes.float32)) if half else A
     size = float(reduction.amax(reduction.sum(arithmetic.abs(x.detach()), -1)).item())
-    squarings = max(0, math.ceil(math.log2(size)) + 1) if size > 0 and math.isfinite(size) else 0
+    # Up to these sizes the series of 18 terms is exact to the last digit.
+    least = 1.09 if x.dtype is dtypes.float64 else 3.01
+    squarings = max(0, math.ceil(math.log2(size / least))) if size > 0 and math.isfinite(size) else 0
     x = x * 2.0**-squarings
     unit = creation.eye(A.shape[-1], dtype=x.dtype)
     result = unit + x * (1 / 18)

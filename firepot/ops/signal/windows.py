@@ -27,10 +27,10 @@ def _window(
     target = dtype or default_dtype()
     if M < 0:
         raise ValueError(f"signal.windows.{what}: M must not be negative, got {M}")
-    if target.kind != "f":
-        raise ValueError(f"signal.windows.{what}: expected a floating-point dtype, got {target.name}")
-    if M == 1:
-        return placed(ew.full((1,), 1, target), requires_grad, placement)
+    if target not in (dtypes.float32, dtypes.float64):
+        raise ValueError(f"signal.windows.{what}: expected float32 or float64, got {target.name}")
+    if M <= 1:
+        return placed(ew.full((M,), 1, target), requires_grad, placement)
     made = values(ew.iota(M, dtypes.float64), M - 1 if sym else M)
     return placed(ew.cast(made, target), requires_grad, placement)
 
