@@ -8,10 +8,13 @@ from typing import Any
 import torch
 
 import firepot as fp
-from conformance.convert import Untranslatable, difference, value
+from conformance.convert import Untranslatable, back, difference, value
 from conformance.operators import Tally, _chosen, _failure
 
 _STEPS = 7
+# A step of L-BFGS is many moves. With a small learning rate it is chaotic: in PyTorch itself, starting values that
+# differ in the last digit lead to parameters that differ by 1e-9 after four steps and by 1e-3 after five.
+_STEPS_OF_LBFGS = 3
 # What only says how PyTorch computes, not what.
 _MEANS = {"foreach", "fused", "capturable", "differentiable"}
 
@@ -44,7 +47,7 @@ def check(entry: Any, samples: int | None = None) -> dict[str, Any]:
     for bad in entry.optim_error_inputs_func(device="cpu", dtype=torch.float32):
         given = bad.optimizer_error_input
         try:
-            params, kwargs = value(given.params), value(given.kwargs)
+            params, kwargs = _same(given.params, {}), value(given.kwargs)
         except Untranslatable as reason:
             errors.skip(str(reason))
             continue
@@ -54,13 +57,23 @@ def check(entry: Any, samples: int | None = None) -> dict[str, Any]:
         if params is None:
             params = [fp.nn.Parameter(fp.randn(2, 3))]
         try:
-            optimizer = ours(params, **kwargs)
-            optimizer.step()
+            ours(params, **kwargs)
         except Exception:
             errors.add(None)
             continue
         errors.add(f"did not raise ({bad.error_type.__name__}: {bad.error_regex[:100]})", f"on {kwargs}")
     return {"entry": name, "checks": {"parameters": steps.report(), "errors": errors.report()}}
+
+
+def _same(given: Any, known: dict[int, Any]) -> Any:
+    """A value of Firepot in which what was one parameter is one parameter."""
+    if isinstance(given, torch.nn.Parameter):
+        return known.setdefault(id(given), fp.nn.Parameter(value(given.detach())))
+    if isinstance(given, dict):
+        return {k: _same(v, known) for k, v in given.items()}
+    if isinstance(given, (list, tuple)):
+        return type(given)(_same(v, known) for v in given)
+    return value(given)
 
 
 def _train(theirs: Any, ours: Any, their_settings: dict[str, Any], our_settings: dict[str, Any]) -> str | None:
@@ -88,11 +101,14 @@ def _train(theirs: Any, ours: Any, their_settings: dict[str, Any], our_settings:
         loss.backward()
         return loss
 
-    for step in range(_STEPS):
+    for step in range(_STEPS_OF_LBFGS if theirs is torch.optim.LBFGS else _STEPS):
         their_optimizer.step(their_loss)
         our_optimizer.step(our_loss)
         for number, (o, t) in enumerate(zip(mine, reference, strict=True)):
             wrong = difference(o.detach(), t.detach())
+            if wrong and theirs is torch.optim.Muon:  # whose iteration is rounded to bfloat16 at every product
+                away = (back(o.detach()) - t.detach()).abs().max().item()
+                wrong = None if away < 0.03 * float(their_settings.get("lr", 1e-3)) * (step + 1) else wrong
             if wrong:
                 return f"step {step + 1}, parameter {number}: {wrong}"
     return None
