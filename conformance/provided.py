@@ -101,8 +101,7 @@ def function(entry: Any) -> Callable[..., Any] | None:
     if name in REASONS and not _named(entry.name):
         return None
     if name in _ELSEWHERE or entry.name in _ELSEWHERE:
-        found = _ELSEWHERE.get(name) or _ELSEWHERE[entry.name]
-        return found
+        return _ELSEWHERE.get(name) or _ELSEWHERE[entry.name]
     return _named(entry.name)
 
 

@@ -484,7 +484,7 @@ def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
     """
     if size < 0:
         raise RuntimeError(f"nonzero_static: size must not be negative, got {size}")
-    x, rank = input._node, input.ndim
+    x = input._node
     flat = views.reshape(ew.cast(x, dtypes.bool_), (x.size,))
     count = ga.scan(ew.cast(flat, dtypes.int64), "sum")
     place = ew.where(ew.and_(flat, ew.compare("le", count, ew.like(count, size))), count, ew.like(count, 0))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from firepot.graph.dtypes import bool_ as _bool
+from firepot.graph.dtypes import float32 as _float32
 from firepot.graph.dtypes import int64 as _int64
 from firepot.graph.node import Node
 from firepot.graph.primitives import contract as cn
@@ -148,14 +149,24 @@ def _weighted_sum(what: str, input: Tensor, product: Tensor, beta: Any, alpha: A
     return scaled if beta == 0 else add(input if beta == 1 else mul(input, beta), scaled)
 
 
+def _product_and_sum(
+    what: str, product: Callable[[Tensor, Tensor], Tensor], input: Tensor, a: Tensor, b: Tensor, beta: Any, alpha: Any
+) -> Tensor:
+    """beta · input + alpha · product(a, b); of half precision computed in float32 and rounded once."""
+    if input.dtype.size != 2 or input.dtype.kind != "f" or a.dtype is not input.dtype or b.dtype is not input.dtype:
+        return _weighted_sum(what, input, product(a, b), beta, alpha)
+    wide, x, y = (wrap(ew.cast(t._node, _float32)) for t in (input, a, b))
+    return wrap(ew.cast(_weighted_sum(what, wide, product(x, y), beta, alpha)._node, input.dtype))
+
+
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat1 @ mat2."""
-    return _weighted_sum("addmm", input, mm(mat1, mat2), beta, alpha)
+    return _product_and_sum("addmm", mm, input, mat1, mat2, beta, alpha)
 
 
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat @ vec."""
-    return _weighted_sum("addmv", input, mv(mat, vec), beta, alpha)
+    return _product_and_sum("addmv", mv, input, mat, vec, beta, alpha)
 
 
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
@@ -168,7 +179,7 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
 
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · batch1 @ batch2."""
-    return _weighted_sum("baddbmm", input, bmm(batch1, batch2), beta, alpha)
+    return _product_and_sum("baddbmm", bmm, input, batch1, batch2, beta, alpha)
 
 
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:

@@ -14,7 +14,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather as ga
 from firepot.graph.primitives import views
 from firepot.ops import arithmetic, reduction, shape
-from firepot.ops.broadcast import axes_of, axis_of, broadcast_shapes, expand, operands, promoted
+from firepot.ops.broadcast import axis_of, broadcast_shapes, expand, operands, promoted
 from firepot.ops.creation import meshgrid
 from firepot.tensor import Tensor, node_of, wrap
 

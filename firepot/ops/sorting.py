@@ -108,7 +108,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
     size = input.shape[axis]
     if size == 0:
         raise RuntimeError(f"nanmedian: expected at least one element along dimension {axis} of {list(input.shape)}")
-    x, order = _last(input._node, axis, "nanmedian")
+    x, _ = _last(input._node, axis, "nanmedian")
     numbers = ew.cast(ew.unary("not", ew.predicate("isnan", detach(x))), dtypes.int64)
     count = reduce("sum", numbers, (len(x.shape) - 1,))
     middle = ew.sub(count, ew.where(ew.gt(count, ew.like(count, 0)), ew.like(count, 1), ew.like(count, 0)))

@@ -19,7 +19,6 @@ from firepot.ops.arithmetic import lgamma as gammaln
 from firepot.ops.arithmetic import log1p as log1p
 from firepot.ops.arithmetic import logit as logit
 from firepot.ops.arithmetic import round as round
-from firepot.ops.arithmetic import sigmoid as expit
 from firepot.ops.arithmetic import sinc as sinc
 from firepot.ops.arithmetic import xlogy as xlogy
 from firepot.ops.bessel import *  # noqa: F403
@@ -30,7 +29,7 @@ from firepot.ops.reduction import logsumexp as logsumexp
 from firepot.ops.reduction import softmax as softmax
 from firepot.tensor import Tensor, default_dtype, node_of, wrap
 
-psi = digamma
+psi, expit = digamma, arithmetic.sigmoid
 
 # (1 + 2x) erfcx(x) in the Chebyshev polynomials of (x − 3.75) / (x + 3.75), after Shepherd and Laframboise (1981).
 _ERFCX = (

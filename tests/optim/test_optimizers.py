@@ -19,7 +19,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 1e-3, "weight_decay": 0.1, "amsgrad": True}),
     ("AdamW", {"lr": 1e-3}),
     ("RMSprop", {"lr": 1e-3, "momentum": 0.5, "centered": True}),
-    ("Adagrad", {}), ("Adadelta", {}), ("NAdam", {}), ("Adamax", {}),
+    ("Adagrad", {}), ("Adadelta", {}), ("NAdam", {}), ("Adamax", {}), ("RAdam", {}), ("ASGD", {"t0": 3}),
+    ("Adafactor", {"weight_decay": 0.1}), ("Rprop", {}),
 ]  # fmt: skip
 
 

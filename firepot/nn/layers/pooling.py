@@ -257,7 +257,7 @@ class _FractionalMaxPool(Module):
             raise ValueError(f"{type(self).__name__}: give either output_size or output_ratio")
         self.kernel_size, self.output_size, self.output_ratio = kernel_size, output_size, output_ratio
         self.return_indices = return_indices
-        self.register_buffer("_random_samples", _random_samples, persistent=False)
+        self.register_buffer("_random_samples", _random_samples)
 
     def forward(self, input: Tensor) -> Any:
         return type(self)._function(

@@ -205,7 +205,7 @@ class _QR(Function):
             m = matmul(r, _t(g_r)) - matmul(_t(g_q), q)
             g_a = g_q + matmul(q, shape.tril(m) + _t(shape.tril(m, -1)))
             return _t(solve_triangular(r, _t(g_a), upper=True)), None
-        left, right = r[..., :rows], r[..., rows:]
+        left = r[..., :rows]
         g_left, g_right = g_r[..., :rows], g_r[..., rows:]
         y = a[..., rows:]
         g_q = g_q + matmul(y, _t(g_right))
