@@ -413,8 +413,14 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     if not input.shape:
         axis_of(dim, 0, "index_fill")
         return wrap(views.reshape(index_fill(_vectors(input)[0], 0, *_vectors(index), value)._node, ()))
-    shape = (*input.shape[:d], index.numel(), *input.shape[d + 1 :])
-    return _index_update(input, d, index, expand(node_of(value, input.dtype), shape), "set", "index_fill")
+    if index.ndim > 1:
+        raise IndexError(f"index_fill: expected a vector of indices, got shape {list(index.shape)}")
+    size = input.shape[d]
+    places = views.reshape(index._node, (index.numel(),))
+    nothing, everything = ew.full((size,), False, dtypes.bool_), ew.full(places.shape, True, dtypes.bool_)
+    hit = ga.scatter(nothing, everything, [_checked(places, size, "index_fill", d)], [0], "set")
+    wide = views.expand(views.reshape(hit, tuple(size if k == d else 1 for k in range(input.ndim))), input.shape)
+    return wrap(ew.where(wide, expand(node_of(value, input.dtype), input.shape), input._node))
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:

@@ -179,6 +179,6 @@ def logaddexp(input: Tensor, other: Tensor, *, dtype: DType | None = None, input
 def logsumexp(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: DType | None = None,
               mask: Tensor | None = None) -> Tensor:  # fmt: skip
     x = _as(input, dtype)
-    x = x if x.dtype.kind == "f" else _as(x, dtypes.float32)
+    wide = x if x.dtype.kind == "f" else _as(x, dtypes.float32)
     axes = axes_of(dim, x.ndim, "masked.logsumexp")
-    return reduction.logsumexp(_filled("logsumexp", x, mask, -math.inf), axes, keepdim)
+    return _as(reduction.logsumexp(_filled("logsumexp", wide, mask, -math.inf), axes, keepdim), x.dtype)

@@ -118,10 +118,14 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 
 
 def zero_(self: Tensor) -> Tensor:
-    return self._rebind(ew.full(self.shape, 0, self.dtype))
+    """Overwrite with zeros."""
+    return fill_(self, 0)
 
 
 def fill_(self: Tensor, value: Any) -> Tensor:
+    """Overwrite with one value, a number or a 0-d tensor."""
+    if self.requires_grad and not self.is_leaf:  # the result still requires grad; the derivative is zero
+        return self._rebind(creation.fill(self, value)._node)
     return self._rebind(expand(node_of(value, self.dtype), self.shape))
 
 

@@ -324,6 +324,7 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: in
         raise RuntimeError(f"gradient: a dimension appears more than once in {axes}")
     if edge_order not in (1, 2):
         raise RuntimeError(f"gradient: edge_order must be 1 or 2, got {edge_order}")
+    spacing = 1 if spacing is None else spacing
     many = isinstance(spacing, (list, tuple))
     given = list(spacing) if many else [spacing] * len(axes)
     if len(given) != len(axes):

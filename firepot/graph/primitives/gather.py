@@ -55,7 +55,8 @@ class Scatter(Opaque):
         if mode == "add":
             return [g, take(g, indices, axes), *nothing]
         if mode == "set":
-            return [scatter(g, ew.like(updates, 0), indices, axes, "set"), take(g, indices, axes), *nothing]
+            lost = scatter(g, ew.like(updates, 0), indices, axes, "set")
+            return [lost, ew.where(_last_writers(node), take(g, indices, axes), ew.like(updates, 0)), *nothing]
         # The contributions that are the result share its gradient, the original element among them.
         spread = take(node, indices, axes)
         mine = ew.cast(ew.eq(updates, spread), x.dtype)
@@ -68,6 +69,20 @@ class Scatter(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.scatter(node)
+
+
+def _last_writers(node: Node) -> Node:
+    """Which updates of a 'set' are still there: shaped as the updates. Where positions repeat, the last one is."""
+    x, updates, *indices = node.inputs
+    axes, shape = node.params[0], indices[0].shape
+    if shape == () or indices[0].size <= 1:
+        return ew.full(updates.shape, True, dtypes.bool_)
+    order = views.reshape(ew.iota(indices[0].size, dtypes.int64), shape)
+    by_position = tuple(range(len(axes)))
+    nobody = ew.full(tuple(x.shape[a] for a in axes), -1, dtypes.int64)
+    winners = take(scatter(nobody, order, indices, by_position, "set"), indices, by_position)
+    here = views.reshape(ew.eq(winners, order), shape + (1,) * (len(updates.shape) - len(shape)))
+    return views.expand(here, updates.shape)
 
 
 take_primitive = Take()

@@ -105,6 +105,10 @@ def multi_head_attention_forward(
         v = ops.cat([v, bias_v.expand(1, n, width)], 0)
         extra += 1
     head = width // num_heads
+    half = query.dtype if query.dtype.size == 2 else None
+    if half is not None:  # the scores and the sums over them keep float32's digits
+        q, k, v = (x.to(dtypes.float32) for x in (q, k, v))
+        static_k, static_v = (x if x is None else x.to(dtypes.float32) for x in (static_k, static_v))
 
     def heads(x: Tensor) -> Tensor:  # (S, N, E) -> (N, heads, S, head)
         return x.reshape(x.shape[0], n, num_heads, head).permute(1, 2, 0, 3)
@@ -126,6 +130,8 @@ def multi_head_attention_forward(
         weights = weights.mean(1) if average_attn_weights else weights
     else:
         attended = scaled_dot_product_attention(q, k, v, mask, p)
+    if half is not None:
+        attended, weights = attended.to(half), None if weights is None else weights.to(half)
     output = linear(attended.permute(2, 0, 1, 3).reshape(length, n, width), out_proj_weight, out_proj_bias)
     if batched:
         return output, weights

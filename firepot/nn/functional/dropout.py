@@ -37,9 +37,9 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
 
 def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
     """alpha_dropout of whole channels of (N, C, *)."""
-    if input.ndim < 2:
+    if input.ndim < 2 and training:
         raise RuntimeError(f"feature_alpha_dropout: expected an input (N, C, …), got {list(input.shape)}")
-    return _alpha(input, (*input.shape[:2], *[1] * (input.ndim - 2)), p, training, inplace)
+    return _alpha(input, (*input.shape[:2], *[1] * max(input.ndim - 2, 0)), p, training, inplace)
 
 
 def _alpha(input: Tensor, mask_shape: tuple[int, ...], p: float, training: bool, inplace: bool) -> Tensor:

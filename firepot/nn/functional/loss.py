@@ -11,7 +11,7 @@ from firepot.tensor import Tensor
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy",
-    "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss",
+    "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "linear_cross_entropy", "margin_ranking_loss", "mse_loss",
     "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss",
     "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
@@ -62,6 +62,37 @@ def cross_entropy(
     if reduction == "mean":
         return ops.sum(loss) / (input.numel() // classes)
     return _reduced(loss, reduction)
+
+
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+    weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+    label_smoothing: float = 0.0, options: Any = None,
+) -> Tensor:  # fmt: skip
+    """cross_entropy(linear(input, linear_weight, linear_bias), target).
+
+    input (N, in) or (in,), linear_weight (C, in) or (C, *D, in) for targets (N, *D). `options` say how PyTorch saves
+    memory; here the compiler decides that.
+    """
+    if linear_weight.ndim < 2 or input.ndim not in (1, 2) or input.shape[-1] != linear_weight.shape[-1]:
+        raise RuntimeError(
+            f"linear_cross_entropy: input {list(input.shape)} and linear_weight {list(linear_weight.shape)} do not fit"
+        )
+    classes = linear_weight.shape[:-1]
+    if linear_bias is not None and linear_bias.shape != classes:
+        raise RuntimeError(
+            f"linear_cross_entropy: expected linear_bias of shape {list(classes)}, got {list(linear_bias.shape)}"
+        )
+    flat = linear_weight.reshape(-1, linear_weight.shape[-1])
+    logits = ops.matmul(input, flat.t()).reshape(*input.shape[:-1], *classes)
+    if linear_bias is not None:
+        logits = logits + linear_bias
+    if target.dtype.kind == "f" and ignore_index is not None:
+        raise RuntimeError("linear_cross_entropy: ignore_index cannot be specified when target contains probabilities")
+    ignored = -100 if ignore_index is None else ignore_index
+    return cross_entropy(
+        logits, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+    )
 
 
 def nll_loss(

@@ -21,6 +21,8 @@ def batch_norm(
     """
     if input.ndim < 2 and input.numel():
         raise RuntimeError(f"batch_norm: expected an input (N, C, …), got {list(input.shape)}")
+    if input.ndim < 2:
+        return input  # which has no elements
     channels = input.shape[1]
     for name, t in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if t is not None and t.shape != (channels,):
@@ -140,6 +142,10 @@ def group_norm(
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """x / (k + alpha · mean of neighbouring channels' squares)^beta. Krizhevsky et al. (2012)."""
+    if input.ndim < 3:
+        raise ValueError(f"local_response_norm: expected 3D or higher dimensionality input, got {list(input.shape)}")
+    if not input.numel():
+        return input
     flat = (input * input).reshape(input.shape[0], 1, input.shape[1], -1)
     padded = ops.shape.constant_pad(flat, [0, 0, size // 2, (size - 1) // 2])
     windows = padded.unfold(2, size, 1)

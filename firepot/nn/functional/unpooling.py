@@ -97,6 +97,9 @@ def _fractional(
         raise RuntimeError(f"{what}: kernel {list(kernel)} and output {list(out)} do not fit the input {list(size)}")
     x = input if input.ndim == rank + 2 else input.unsqueeze(0)
     n, c = x.shape[:2]
+    if not x.numel():
+        empty = ops.zeros((*input.shape[:-rank], *out), dtype=input.dtype)
+        return empty, empty.to(dtypes.int64)
     u = ops.rand(n, c, rank, dtype=input.dtype) if samples is None else samples
     if u.shape != (n, c, rank):
         raise RuntimeError(f"{what}: expected _random_samples of shape {[n, c, rank]}, got {list(u.shape)}")

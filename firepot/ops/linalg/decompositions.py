@@ -136,7 +136,7 @@ class _Eigh(Function):
         same = creation.eye(values.shape[-1], dtype=dtypes.bool_)
         quotient = where(same, 0.0, 1 / where(same, 1.0, away))
         inner = _diag(g_values) + matmul(_t(vectors), g_vectors) * quotient
-        return matmul(matmul(vectors, inner), _t(vectors)), None
+        return _sym(matmul(matmul(vectors, inner), _t(vectors))), None
 
 
 class _EigenValues(Function):

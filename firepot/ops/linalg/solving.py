@@ -299,12 +299,11 @@ class _LogDeterminant(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a)
-        sign, log = call("slogdet", lambda x: tuple(np.linalg.slogdet(x)), a)
-        ctx.mark_non_differentiable(sign)
-        return sign, log
+        result: tuple[Tensor, Tensor] = call("slogdet", lambda x: tuple(np.linalg.slogdet(x)), a)
+        return result
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor, g: Tensor) -> Tensor:
+    def backward(ctx: Any, _: Tensor, g: Tensor) -> Tensor:  # the sign's derivative is zero
         (a,) = ctx.saved_tensors
         return shape.unsqueeze(shape.unsqueeze(g, -1), -1) * _t(inv(a))
 
@@ -381,7 +380,9 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
     if not A.numel():
         return _t(A)  # which has no elements, and keeps the history
     if hermitian:
-        A = shape.tril(A) + _t(shape.tril(A, -1))
+        symmetric = shape.tril(A) + _t(shape.tril(A, -1))
+        A = (A + _t(A)) / 2  # one triangle counts, but the derivative is that of the whole matrix
+        A = A + (symmetric - A).detach()
     values = svdvals(A.detach())
     limit = shape.expand(_tolerance(A, reduction.amax(values, -1), atol, rtol), values.shape[:-1])
     result: Tensor = _PseudoInverse.apply(A, wrap(ew.cast(limit._node, A.dtype)))
