@@ -79,6 +79,11 @@ def linear_cross_entropy(
             f"linear_cross_entropy: input {list(input.shape)} and linear_weight {list(linear_weight.shape)} do not fit"
         )
     classes = linear_weight.shape[:-1]
+    if len(classes) > 1 and input.ndim != 2:
+        raise RuntimeError(
+            f"linear_cross_entropy: a K-dimensional loss, by linear_weight {list(linear_weight.shape)}, requires batched "
+            f"input (N, {linear_weight.shape[-1]}), got {list(input.shape)}"
+        )
     if linear_bias is not None and linear_bias.shape != classes:
         raise RuntimeError(
             f"linear_cross_entropy: expected linear_bias of shape {list(classes)}, got {list(linear_bias.shape)}"
