@@ -324,6 +324,7 @@ class Rprop(Optimizer):
     def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: Group) -> None:
         g = -gradient if group["maximize"] else gradient
         size, before = state["step_size"], state["prev"]
+        group.tensor("lr")  # the first step size only: a schedule that changes it calls for no new capture
         state["step"].add_(1)
         (shrink, grow), (least, most) = group["etas"], group["step_sizes"]
         agreement = g * before
