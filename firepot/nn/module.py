@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.graph.node import detach
-from firepot.tensor import Tensor, depend_on, no_grad, state_changed
+from firepot.tensor import Device, Tensor, depend_on, no_grad, state_changed
 
 
 class Parameter(Tensor):
@@ -261,7 +261,10 @@ class Module:
                 p.grad.zero_()
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Convert floating parameters and buffers to a dtype; the device can only be the CPU."""
+        """Convert floating parameters and buffers to a dtype. RuntimeError for a device that is not the CPU."""
+        for device in (*(a for a in args if isinstance(a, (str, Device))), kwargs.get("device")):
+            if device is not None:
+                Device(device)
         dtype = kwargs.get("dtype") or next((a for a in args if isinstance(a, DType)), None)
         if dtype is not None:
             for t in [*self.parameters(), *self.buffers()]:

@@ -15,7 +15,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
 from firepot.runtime.buffer import Buffer
-from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
+from firepot.tensor import Device, Tensor, default_dtype, node_of, state, wrap
 
 __all__ = [
     "arange", "as_tensor", "asarray", "broadcast_tensors", "clone", "empty", "empty_like", "eye",
@@ -50,7 +50,28 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
     """
     if isinstance(data, Tensor):
         data = data.detach()
+    if isinstance(data, (bool, int, float)):
+        return _finish(_number(data, dtype or number_dtype(data)), requires_grad, device)
     return _finish(node_of(data, dtype), requires_grad, device)
+
+
+def _number(value: Number, dtype: DType) -> Node:
+    """A 0-d node that holds a number. It is a value, not a constant, so that the program that uses it serves other
+    numbers too; in a captured function, where it can only ever be this one, it is a constant."""
+    if dtype.is_integer:
+        if not math.isfinite(value):
+            raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name}")
+        value, high = int(value), 2 ** (8 * dtype.size - dtype.is_signed) - 1
+        if not -high - dtype.is_signed <= value <= high:
+            raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name} without overflow")
+        if value < 0 and not dtype.is_signed:  # as in two's complement, which PyTorch allows
+            value += high + 1
+    if state.trace is not None:
+        return ew.constant(value, dtype)
+    with np.errstate(over="ignore"):
+        if dtype is dtypes.bfloat16:
+            return node_of(np.asarray(value, np.float32), dtype)
+        return node_of(np.asarray(value, dtype.numpy), dtype)
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:

@@ -424,5 +424,5 @@ def random_bits(key: Node, shape: Shape, offset: Node) -> Node:
 
 
 def is_leaf(node: Node) -> bool:
-    """Whether the node's value comes from outside the program."""
-    return node.buffer is not None or node.primitive is data_primitive
+    """Whether the node's value comes from outside the program. A constant's never does, even once it was computed."""
+    return node.primitive is data_primitive or (node.buffer is not None and node.primitive is not constant_primitive)
