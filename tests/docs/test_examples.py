@@ -1,7 +1,7 @@
 """The documentation's examples, run as a reader would run them.
 
-In README.md and docs/, blocks marked ```python run in order, all those of a file in one namespace; where a block has
-prompts (>>>), what it prints is compared with what the page says, `...` standing for anything. Blocks marked
+In README.md and docs/, blocks marked ```python run in order, all those of a file in one namespace; where a block starts
+with a prompt (>>>), what it prints is compared with what the page says, `...` standing for anything. Blocks marked
 ```console that start a program under docs/ are run and compared likewise. The comment `<!-- not run: reason -->` on
 the line before a block leaves it out.
 """
@@ -53,7 +53,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
-    if ">>>" not in block.text:
+    if not block.text.startswith(">>>"):
         source = "\n" * (block.line - 1) + block.text  # so that errors name the page's line
         exec(compile(source, str(page), "exec"), namespace)
         return
