@@ -719,14 +719,16 @@ def _gradients(
                 raise RuntimeError(f"{what}: gradient has shape {list(g.shape)}, the tensor {list(node.shape)}")
         cotangents[node] = ew.add(cotangents[node], g) if node in cotangents else g
     wrt = None if inputs is None else [i._node for i in inputs]
-    return gradients(cotangents, wrt, create_graph, _run_hooks)
+    found = gradients(cotangents, wrt, create_graph, _run_hooks)
+    # A rule may give a node of the forward pass as it is (the gradient of exp is its result), history included.
+    return found if create_graph else {n: detach(g) for n, g in found.items()}
 
 
 def _run_hooks(node: Node, g: Node) -> Node:
     owner = node.owner() if node.owner is not None else None
     hooks = owner.__dict__.get("_leaf_hooks", ()) if owner is not None else _hooks.get(node, ())
     for hook in list(hooks):
-        replaced = hook(wrap(g))
+        replaced = hook(wrap(g if grad_mode.enabled else detach(g)))
         if replaced is not None:
             g = replaced._node
     return g
