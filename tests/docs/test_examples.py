@@ -25,6 +25,7 @@ import firepot as fp
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+NAME = re.compile(r"`((?:firepot|tests|docs|benchmarks)/[\w./]*\w(?:\.py:\w+)?)/?`")  # with `file.py:function` too
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
@@ -100,5 +101,8 @@ def test_links(page: Path) -> None:
     for target in LINK.findall(re.sub(r"`[^`\n]*`", "", text)):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page}: there is no {target}"
-    for name in re.findall(r"`((?:firepot|tests|docs|benchmarks)/[\w./]*\w)/?`", text):
+    for name, _, definition in (n.partition(":") for n in NAME.findall(text)):
         assert (ROOT / name).exists(), f"{page}: there is no {name}"
+        if definition:
+            source = (ROOT / name).read_text(encoding="utf-8")
+            assert re.search(rf"^ *(def|class) {definition}\b", source, re.MULTILINE), f"{page}: {name} has no {definition}"
