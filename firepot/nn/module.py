@@ -12,7 +12,13 @@ from firepot.tensor import Device, Tensor, depend_on, no_grad, state_changed
 
 
 class Parameter(Tensor):
-    """A tensor that a Module trains: assigned to a module's attribute, it becomes one of its parameters."""
+    """A tensor that a Module trains: assigned to a module's attribute, it becomes one of its parameters.
+
+    A leaf that requires grad, with the value of `data` (floating point).
+
+    >>> nn.Parameter(fp.zeros(2)).requires_grad
+    True
+    """
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
         super().__init__(detach(data._node))
@@ -62,6 +68,9 @@ class Module:
     ...         self.layer = nn.Linear(4, 2)
     ...     def forward(self, x):
     ...         return self.layer(x).relu()
+    >>> net = Net()
+    >>> net(fp.randn(3, 4)).shape, list(net.state_dict())
+    ((3, 2), ['layer.weight', 'layer.bias'])
     """
 
     def __init__(self) -> None:

@@ -43,19 +43,26 @@ class _MaxPool(Module):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest element of each window of (N, C, L)."""
+    """The largest element of each window: (N, C, L) -> (N, C, L'). Arguments as those of MaxPool2d."""
 
     _function = staticmethod(F.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
-    """The largest element of each window of (N, C, H, W)."""
+    """The largest element of each window: (N, C, H, W) or (C, H, W) -> (…, H', W').
+
+    stride defaults to kernel_size; padding, at most half the kernel, adds −∞; ceil_mode keeps windows that start inside
+    but end outside. With return_indices, (values, positions in the flattened H·W).
+
+    >>> nn.MaxPool2d(2)(fp.randn(8, 3, 32, 32)).shape
+    (8, 3, 16, 16)
+    """
 
     _function = staticmethod(F.max_pool2d)
 
 
 class MaxPool3d(_MaxPool):
-    """The largest element of each window of (N, C, D, H, W)."""
+    """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). Arguments as MaxPool2d's."""
 
     _function = staticmethod(F.max_pool3d)
 
@@ -82,7 +89,7 @@ class _AvgPool(Module):
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of each window of (N, C, L)."""
+    """The mean of each window: (N, C, L) -> (N, C, L'). Arguments as those of AvgPool2d."""
 
     _function = staticmethod(F.avg_pool1d)
 
@@ -104,13 +111,20 @@ class _AvgPoolDivisor(_AvgPool):
 
 
 class AvgPool2d(_AvgPoolDivisor):
-    """The mean of each window of (N, C, H, W)."""
+    """The mean of each window: (N, C, H, W) or (C, H, W) -> (…, H', W').
+
+    stride defaults to kernel_size. The zeros of the padding count as elements unless count_include_pad is False;
+    divisor_override divides by a number of its own.
+
+    >>> nn.AvgPool2d(2)(fp.ones(1, 1, 4, 4)).tolist()
+    [[[[1.0, 1.0], [1.0, 1.0]]]]
+    """
 
     _function = staticmethod(F.avg_pool2d)
 
 
 class AvgPool3d(_AvgPoolDivisor):
-    """The mean of each window of (N, C, D, H, W)."""
+    """The mean of each window: (N, C, D, H, W) -> (N, C, D', H', W'). Arguments as those of AvgPool2d."""
 
     _function = staticmethod(F.avg_pool3d)
 
@@ -158,13 +172,19 @@ class _AdaptiveAvgPool(Module):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """Means over windows that divide (N, C, L) into output_size parts."""
+    """Means over windows that divide (N, C, L) into output_size parts: -> (N, C, output_size)."""
 
     _function = staticmethod(F.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
-    """Means over windows that divide (N, C, H, W) into output_size parts."""
+    """Means over windows that divide height and width into output_size parts: (N, C, H, W) -> (N, C, *output_size).
+
+    output_size: a number or a pair; None keeps a size. Windows overlap where the sizes do not divide.
+
+    >>> nn.AdaptiveAvgPool2d(1)(fp.randn(8, 3, 7, 5)).shape
+    (8, 3, 1, 1)
+    """
 
     _function = staticmethod(F.adaptive_avg_pool2d)
 
@@ -208,7 +228,11 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
 
 
 class Upsample(Module):
-    """interpolate as a module."""
+    """`F.interpolate` as a module: resamples (N, C, *S) to `size`, or by `scale_factor`.
+
+    >>> nn.Upsample(scale_factor=2, mode="bilinear")(fp.randn(1, 3, 8, 8)).shape
+    (1, 3, 16, 16)
+    """
 
     def __init__(
         self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
@@ -243,7 +267,11 @@ class UpsamplingBilinear2d(Upsample):
 
 
 class PixelShuffle(Module):
-    """(*, C·r², H, W) -> (*, C, H·r, W·r)."""
+    """Channels moved into space: (*, C·r², H, W) -> (*, C, H·r, W·r). Shi et al. (2016).
+
+    >>> nn.PixelShuffle(2)(fp.zeros(1, 12, 4, 4)).shape
+    (1, 3, 8, 8)
+    """
 
     def __init__(self, upscale_factor: int) -> None:
         super().__init__()
@@ -287,48 +315,76 @@ class _Pad(Module):
 
 
 class ConstantPad1d(_Pad):
+    """`value` added left and right of (…, L): a number, or (left, right). Negative numbers crop."""
+
     rank = 1
 
 
 class ConstantPad2d(_Pad):
+    """`value` added around (…, H, W): a number, or (left, right, top, bottom). Negative numbers crop.
+
+    >>> nn.ConstantPad2d(1, 5.0)(fp.zeros(1, 1)).tolist()
+    [[5.0, 5.0, 5.0], [5.0, 0.0, 5.0], [5.0, 5.0, 5.0]]
+    """
+
     rank = 2
 
 
 class ConstantPad3d(_Pad):
+    """`value` added around (…, D, H, W): a number, or six, the last dimension first."""
+
     rank = 3
 
 
 class ZeroPad1d(_Pad):
+    """Zeros added left and right of (…, L): a number, or (left, right)."""
+
     rank = 1
 
 
 class ZeroPad2d(_Pad):
+    """Zeros added around (…, H, W): a number, or (left, right, top, bottom)."""
+
     rank = 2
 
 
 class ZeroPad3d(_Pad):
+    """Zeros added around (…, D, H, W): a number, or six, the last dimension first."""
+
     rank = 3
 
 
 class ReflectionPad1d(_Pad):
+    """The input mirrored at the ends of (…, L), the edge itself not repeated."""
+
     rank, mode = 1, "reflect"
 
 
 class ReflectionPad2d(_Pad):
+    """The input mirrored at the edges of (…, H, W), the edge itself not repeated."""
+
     rank, mode = 2, "reflect"
 
 
 class ReplicationPad1d(_Pad):
+    """The outermost elements of (…, L) repeated."""
+
     rank, mode = 1, "replicate"
 
 
 class ReplicationPad2d(_Pad):
+    """The outermost elements of (…, H, W) repeated."""
+
     rank, mode = 2, "replicate"
 
 
 class CircularPad1d(_Pad):
+    """(…, L) continued from its other end."""
+
     rank, mode = 1, "circular"
 
 
 class CircularPad2d(_Pad):
+    """(…, H, W) continued from its other sides."""
+
     rank, mode = 2, "circular"
