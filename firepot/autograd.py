@@ -77,6 +77,9 @@ class Context:
 class Function:
     """A differentiable function with a backward of its own.
 
+    `forward(ctx, ...)` computes without history, `backward(ctx, *gradients)` gives one gradient for each argument, None
+    for what has none. RuntimeError where their number or their shapes do not fit.
+
     >>> class Cube(fp.autograd.Function):
     ...     @staticmethod
     ...     def forward(ctx, x):
@@ -86,7 +89,10 @@ class Function:
     ...     def backward(ctx, g):
     ...         (x,) = ctx.saved_tensors
     ...         return g * 3 * x * x
-    >>> y = Cube.apply(x)
+    >>> x = fp.tensor([1.0, 2.0], requires_grad=True)
+    >>> Cube.apply(x).sum().backward()
+    >>> x.grad
+    tensor([ 3., 12.])
     """
 
     @staticmethod

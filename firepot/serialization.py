@@ -34,10 +34,11 @@ def save(obj: Any, f: str | os.PathLike[str]) -> None:
     """Write tensors, or dicts, lists and tuples of tensors, numbers, strings and None, to the file `f`.
 
     The file is written aside and renamed, so that at `f` there is always a whole file, the old or the new one.
-
-    >>> fp.save(model.state_dict(), "model.safetensors")
-
     Raises TypeError for what cannot be stored, and OSError (a full disk, say) with the file at `f` untouched.
+
+    >>> fp.save({"model": nn.Linear(2, 1).state_dict(), "epoch": 3}, "model.safetensors")
+    >>> fp.load("model.safetensors")["epoch"]
+    3
     """
     tensors: dict[str, Tensor] = {}
     structure = _described(obj, "", tensors)

@@ -498,6 +498,7 @@ def default_dtype() -> DType:
 
 
 def set_default_dtype(dtype: DType) -> None:
+    """Set the dtype that Python floats get; floating dtypes only (TypeError else)."""
     if not dtype.is_floating_point:
         raise TypeError(f"set_default_dtype: only floating-point dtypes are supported, not {dtype.name}")
     _Default.dtype = dtype
@@ -574,7 +575,9 @@ def compute(nodes: Iterable[Node]) -> None:
 def eval(*tensors: Any) -> None:
     """Compute tensors (or lists, tuples and dicts of them) now, all in one program.
 
-    >>> y = fp.exp(x)
+    TraceError inside fp.jit; IndexError where an index that they depend on is out of range.
+
+    >>> y = fp.exp(fp.zeros(3))
     >>> fp.eval(y)
     """
     if state.trace is not None:
@@ -762,7 +765,15 @@ class _GradSwitch:
 
 
 def no_grad(function: Callable[..., Any] | None = None) -> Any:
-    """Record no history inside: `with fp.no_grad(): …` or as a decorator."""
+    """Record no history inside: `with fp.no_grad(): …` or as a decorator.
+
+    >>> w = fp.ones(2, requires_grad=True)
+    >>> with fp.no_grad():
+    ...     w.mul_(3.0)
+    ...     print((w * 2).requires_grad)
+    tensor([3., 3.], requires_grad=True)
+    False
+    """
     return _GradSwitch(False) if function is None else _GradSwitch(False)(function)
 
 
@@ -787,4 +798,5 @@ class set_grad_enabled(_GradSwitch):
 
 
 def is_grad_enabled() -> bool:
+    """Whether operations record history: False under no_grad."""
     return grad_mode.enabled

@@ -18,7 +18,9 @@ def default_collate(batch: Sequence[Any]) -> Any:
     Keeps tuples, named tuples, lists and mappings, and collates their parts; strings and bytes become lists
     of them.
 
-    >>> images, labels = default_collate([(image, 3), (image, 7)])
+    >>> images, labels = fp.data.default_collate([(np.zeros((2, 2)), 3), (np.ones((2, 2)), 7)])
+    >>> images.shape, labels
+    ((2, 2, 2), tensor([3, 7]))
 
     Raises ValueError if shapes or lengths differ between the samples, TypeError for what it does not know.
     """

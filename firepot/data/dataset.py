@@ -47,8 +47,12 @@ class IterableDataset(Dataset[Sample_co]):
 class TensorDataset(Dataset[tuple[Any, ...]]):
     """Slices of tensors (or NumPy arrays) along their first axis: sample i is (a[i], b[i], ...).
 
-    >>> dataset = TensorDataset(images, labels)
-    >>> image, label = dataset[0]
+    ValueError where the first axes differ.
+
+    >>> dataset = TensorDataset(fp.zeros(5, 28, 28), fp.arange(5))
+    >>> image, label = dataset[3]
+    >>> image.shape, label
+    ((28, 28), tensor(3))
     """
 
     def __init__(self, *tensors: Any) -> None:
@@ -122,10 +126,12 @@ class ConcatDataset(Dataset[Any]):
 def random_split(dataset: Dataset[Any], lengths: Sequence[int | float], generator: Any = None) -> list[Subset[Any]]:
     """Divides a data set at random into parts of the given lengths, or the given fractions, which sum to one.
 
-    >>> train, test = random_split(dataset, [0.8, 0.2], generator=0)
-
     `generator` is a firepot.Generator, a seed, or None for the default generator. The same seed gives the
     same parts. Raises ValueError if the lengths do not sum to the length of the data set.
+
+    >>> train, test = random_split(TensorDataset(fp.arange(10)), [0.8, 0.2], generator=0)
+    >>> len(train), len(test)
+    (8, 2)
     """
     size = len(dataset)  # type: ignore[arg-type]
     counts = [int(n) for n in lengths]

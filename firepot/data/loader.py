@@ -24,9 +24,12 @@ def _as_it_is(sample: Any) -> Any:
 class DataLoader:
     """Batches of `dataset`: an iterable, one epoch an iteration.
 
-    >>> loader = DataLoader(dataset, batch_size=128, shuffle=True, num_workers=2)
-    >>> for images, labels in loader:
-    ...     step(images, labels)
+    >>> dataset = fp.data.TensorDataset(fp.arange(6.0).reshape(6, 1), fp.arange(6))
+    >>> loader = fp.data.DataLoader(dataset, batch_size=4)
+    >>> for x, label in loader:
+    ...     print(x.shape, label)
+    (4, 1) tensor([0, 1, 2, 3])
+    (2, 1) tensor([4, 5])
 
     Arguments as PyTorch's, with its defaults:
 
@@ -50,6 +53,9 @@ class DataLoader:
     the number of workers. `state_dict()` in the middle of an epoch and `load_state_dict()` in another process
     go on with the very next batch. For that, a data set with indices makes nothing twice; an IterableDataset
     is read again from its start.
+
+    Raises ValueError for settings that do not go together and for an empty data set. An exception in a worker is raised
+    here, with the worker's traceback.
     """
 
     def __init__(

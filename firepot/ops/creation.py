@@ -44,9 +44,13 @@ def shape_of(size: Sequence[Any]) -> tuple[int, ...]:
 def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor with a copy of numbers, nested lists, a NumPy array or another tensor.
 
-    Whole numbers give int64 and other numbers the default dtype (float32), unless `dtype` says otherwise.
+    Whole numbers give int64 and other numbers the default dtype (float32), unless `dtype` says otherwise; arrays keep
+    theirs. TypeError for ragged lists and dtypes that Firepot lacks, RuntimeError for a number that `dtype` cannot
+    hold.
 
     >>> fp.tensor([[1, 2], [3, 4]], dtype=fp.float32)
+    tensor([[1., 2.],
+            [3., 4.]])
     """
     if isinstance(data, Tensor):
         data = data.detach()
@@ -75,7 +79,11 @@ def _number(value: Number, dtype: DType) -> Node:
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
-    """A tensor as it is, anything else as by `tensor`."""
+    """A tensor as it is, anything else as by `tensor` (a copy).
+
+    >>> fp.as_tensor([1, 2])
+    tensor([1, 2])
+    """
     if isinstance(data, Tensor):
         return data if dtype is None or dtype is data.dtype else wrap(ew.cast(data._node, dtype))
     return tensor(data, dtype=dtype, device=device)
@@ -85,14 +93,25 @@ asarray = as_tensor
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch)."""
+    """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch).
+
+    TypeError for what is no array, or of a dtype that Firepot lacks.
+
+    >>> fp.from_numpy(np.eye(2))
+    tensor([[1., 0.],
+            [0., 1.]], dtype=firepot.float64)
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
     return wrap(data(array.shape, dtypes.from_numpy(array.dtype), Buffer.from_numpy(np.ascontiguousarray(array))))
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """A tensor with a copy of what another library exports through DLPack."""
+    """A tensor with a copy of what another library exports through DLPack.
+
+    >>> fp.from_dlpack(np.arange(3))
+    tensor([0, 1, 2])
+    """
     return from_numpy(np.array(np.from_dlpack(source)))
 
 
@@ -100,16 +119,31 @@ def full(
     size: Sequence[int], fill_value: Number, *, dtype: DType | None = None, device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
-    """A tensor of one value."""
+    """A tensor of one value; its dtype is the number's, unless given.
+
+    >>> fp.full((2, 2), 7)
+    tensor([[7, 7],
+            [7, 7]])
+    """
     shape = shape_of((size,))
     return _finish(ew.full(shape, fill_value, dtype or number_dtype(fill_value)), requires_grad, device)
 
 
 def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of a shape, given as numbers or as one tuple; float32 unless `dtype` says otherwise.
+
+    >>> fp.zeros(2, 3).shape
+    (2, 3)
+    """
     return _finish(ew.full(shape_of(size), 0, dtype or default_dtype()), requires_grad, device)
 
 
 def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of a shape, given as numbers or as one tuple; float32 unless `dtype` says otherwise.
+
+    >>> fp.ones(2, dtype=fp.int64)
+    tensor([1, 1])
+    """
     return _finish(ew.full(shape_of(size), 1, dtype or default_dtype()), requires_grad, device)
 
 
@@ -119,14 +153,17 @@ def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_g
 
 
 def zeros_like(input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros with the shape of `input`, and its dtype unless one is given."""
     return _finish(ew.full(input.shape, 0, dtype or input.dtype), requires_grad)
 
 
 def ones_like(input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones with the shape of `input`, and its dtype unless one is given."""
     return _finish(ew.full(input.shape, 1, dtype or input.dtype), requires_grad)
 
 
 def full_like(input: Tensor, fill_value: Number, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    """One value with the shape of `input`, and its dtype unless one is given."""
     return _finish(ew.full(input.shape, fill_value, dtype or input.dtype), requires_grad)
 
 
@@ -137,7 +174,13 @@ def arange(
     start: Number, end: Number | None = None, step: Number = 1, *, dtype: DType | None = None, device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
-    """start, start + step, … below end (above, for a negative step)."""
+    """start, start + step, … below end (above, for a negative step). One number is the end. RuntimeError for step 0.
+
+    Whole numbers give int64, others the default dtype.
+
+    >>> fp.arange(5), fp.arange(1.0, 0.0, -0.25)
+    (tensor([0, 1, 2, 3, 4]), tensor([1.0000, 0.7500, 0.5000, 0.2500]))
+    """
     if end is None:
         start, end = 0, start
     if step == 0:
@@ -157,7 +200,11 @@ def arange(
 def linspace(
     start: float, end: float, steps: int, *, dtype: DType | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """`steps` numbers from start to end, both included."""
+    """`steps` numbers from start to end, both included.
+
+    >>> fp.linspace(0, 1, 5)
+    tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
+    """
     if steps < 0:
         raise RuntimeError(f"linspace: the number of steps must not be negative, got {steps}")
     target = dtype or default_dtype()
@@ -179,7 +226,12 @@ def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype:
 
 
 def eye(n: int, m: int | None = None, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
-    """Ones on the diagonal of an n × m matrix, zeros elsewhere."""
+    """Ones on the diagonal of an n × m matrix (m defaults to n), zeros elsewhere.
+
+    >>> fp.eye(2)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     m = n if m is None else m
     if n < 0 or m < 0:
         raise RuntimeError(f"eye: sizes must not be negative, got {n} and {m}")
@@ -204,14 +256,16 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
 
 
 def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors expanded to their common shape. RuntimeError where there is none."""
     shape = broadcast_shapes(*(t.shape for t in tensors))
     return tuple(wrap(views.expand(t._node, shape)) for t in tensors)
 
 
 def clone(input: Tensor) -> Tensor:
-    """The same value under a new handle; differentiable. Tensors share no memory that can change."""
+    """The same value under a new handle; differentiable. Tensors share no memory that can change, so this is free."""
     return wrap(views.reshape(input._node, input.shape))
 
 
 def is_tensor(value: Any) -> bool:
+    """Whether `value` is a Tensor."""
     return isinstance(value, Tensor)

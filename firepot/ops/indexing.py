@@ -245,6 +245,7 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """input at `indices` along `dim`, broadcast; without dim, of the flattened input."""
     if dim is None:
         return gather(
             wrap(views.reshape(input._node, (input._value.size,))),

@@ -28,10 +28,13 @@ __all__ = [
 
 
 class Generator:
-    """A stream of random numbers.
+    """A stream of random numbers: the same for the same seed, whatever the shapes and threads. The default one is
+    `fp.manual_seed`'s.
 
     >>> g = fp.Generator().manual_seed(7)
-    >>> fp.rand(3, generator=g)
+    >>> first = fp.rand(3, generator=g)
+    >>> fp.equal(first, fp.rand(3, generator=g.manual_seed(7)))
+    True
     """
 
     def __init__(self, device: Any = "cpu") -> None:
@@ -91,18 +94,22 @@ def manual_seed(seed: int) -> Generator:
 
 
 def seed() -> int:
+    """Start the default generator at a seed from the operating system; returns it."""
     return default_generator.seed()
 
 
 def initial_seed() -> int:
+    """The seed that the default generator was started with."""
     return default_generator.initial_seed()
 
 
 def get_rng_state() -> Tensor:
+    """The default generator's state, an int64 tensor for set_rng_state."""
     return default_generator.get_state()
 
 
 def set_rng_state(new_state: Tensor) -> None:
+    """Go on where get_rng_state was called."""
     default_generator.set_state(new_state)
 
 
@@ -137,7 +144,11 @@ def rand(
     *size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Uniform in [0, 1)."""
+    """Uniform in [0, 1), floating dtypes.
+
+    >>> fp.rand(2, 3).shape
+    (2, 3)
+    """
     return _made(_uniform(shape_of(size), dtype or default_dtype(), generator), requires_grad)
 
 
@@ -145,22 +156,33 @@ def randn(
     *size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Normal with mean 0 and variance 1."""
+    """Normal with mean 0 and variance 1, floating dtypes.
+
+    >>> fp.randn(2, 3, dtype=fp.float64).dtype
+    firepot.float64
+    """
     return _made(_normal(shape_of(size), dtype or default_dtype(), generator), requires_grad)
 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None) -> Tensor:
+    """Uniform in [0, 1) with the shape of `input`, and its dtype unless one is given."""
     return rand(input.shape, dtype=dtype or input.dtype)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None) -> Tensor:
+    """Normal with the shape of `input`, and its dtype unless one is given."""
     return randn(input.shape, dtype=dtype or input.dtype)
 
 
 def randint(
     low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None
 ) -> Tensor:
-    """Whole numbers in low … high − 1. randint(high, size) starts at 0."""
+    """Whole numbers in low … high − 1; int64 unless given. randint(high, size) starts at 0. RuntimeError unless low <
+    high.
+
+    >>> fp.randint(3, 5, (100,)).unique()
+    tensor([3, 4])
+    """
     if size is None:
         low, high, size = 0, low, high
     if high <= low:
@@ -174,7 +196,11 @@ def randint(
 
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None) -> Tensor:
-    """0 … n − 1 in random order."""
+    """0 … n − 1 in random order.
+
+    >>> fp.randperm(5).sort().values
+    tensor([0, 1, 2, 3, 4])
+    """
     source = generator or default_generator
     a, b = ew.cast(source.bits((n,)), dtypes.uint64), ew.cast(source.bits((n,)), dtypes.uint64)
     keys = ew.or_(ew.binary("shl", a, ew.like(a, 32)), b)
@@ -244,6 +270,7 @@ def normal_(self: Tensor, mean: Number = 0.0, std: Number = 1.0, *, generator: G
 
 
 def bernoulli_(self: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with 1 with probability p, else 0."""
     u = _uniform(self.shape, dtypes.float32, generator)
     return _fill(self, ew.compare("lt", u, ew.like(u, p)))
 
@@ -255,5 +282,6 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
 
 
 def random_(self: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+    """Overwrite with whole numbers in low … high − 1 (by default all that the dtype counts exactly)."""
     limit = high if high is not None else (2**24 if self.dtype.kind == "f" else 2 ** (self.dtype.size * 8 - 1) - 1)
     return _fill(self, randint(low, limit, self.shape)._node)

@@ -49,6 +49,7 @@ view = reshape
 
 
 def view_as(input: Tensor, other: Tensor) -> Tensor:
+    """The elements under the shape of `other`."""
     return reshape(input, other.shape)
 
 
@@ -68,6 +69,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension."""
     return reshape(input, -1) if input._value.size else reshape(input, 0)
 
 
@@ -155,6 +157,7 @@ broadcast_to = expand
 
 
 def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """Repeated along dimensions of size 1 to the shape of `other`."""
     return expand(input, other.shape)
 
 
@@ -170,6 +173,7 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
 
 
 def tile(input: Tensor, *dims: Any) -> Tensor:
+    """Repeated `dims` times along each dimension; missing numbers are 1."""
     times = _sizes(dims)
     return repeat(input, [1] * (input.ndim - len(times)) + times)
 
@@ -225,11 +229,13 @@ def _at_least(tensors: Sequence[Tensor], rank: int) -> list[Tensor]:
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the second dimension (the first, of vectors)."""
     rows = _at_least(tensors, 1)
     return cat(rows, 0 if rows[0].ndim == 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the first dimension; vectors are rows."""
     return cat(_at_least(tensors, 2), 0)
 
 
@@ -254,11 +260,13 @@ def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Ten
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` parts of one size along `dim`, the last perhaps smaller."""
     d = axis_of(dim, input.ndim, "chunk")
     return split(input, max(1, -(-input.shape[d] // chunks)), d)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The slices along `dim`, which vanishes."""
     d = axis_of(dim, input.ndim, "unbind")
     return tuple(select(input, d, i) for i in range(input.shape[d]))
 
@@ -290,10 +298,12 @@ def flip(input: Tensor, *dims: Any) -> Tensor:
 
 
 def fliplr(input: Tensor) -> Tensor:
+    """The second dimension backwards."""
     return flip(input, 1)
 
 
 def flipud(input: Tensor) -> Tensor:
+    """The first dimension backwards."""
     return flip(input, 0)
 
 
@@ -401,4 +411,5 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
 
 
 def numel(input: Tensor) -> int:
+    """The number of elements, as a Python int."""
     return input._value.size

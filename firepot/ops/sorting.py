@@ -38,10 +38,12 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
 
 
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """The indices that sort along `dim`, int64; equal elements keep their order."""
     return sort(input, dim, descending).indices
 
 
 def msort(input: Tensor) -> Tensor:
+    """Sorted along the first dimension."""
     return sort(input, 0).values
 
 
@@ -148,4 +150,5 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, right: bool = False, s
 
 
 def bucketize(input: Any, boundaries: Tensor, *, right: bool = False) -> Tensor:
+    """For each element its bucket among the sorted `boundaries`: searchsorted with the arguments exchanged."""
     return searchsorted(boundaries, input, right=right)

@@ -196,9 +196,17 @@ class FashionMNIST(ImageArrays):
 
 class ImageFolder(ImageFiles):
     """A folder, or a zip archive, with one folder of images a class. Labels count the class names in sorted
-    order.
+    order. With image_size all images get one size.
 
-    >>> dataset = ImageFolder("flowers/train", transform=transforms.ToTensor())
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> for name in ("daisy", "rose"):
+    ...     Path("flowers", name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 6)).save(f"flowers/{name}/1.png")
+    >>> dataset = ImageFolder("flowers")
+    >>> image, label = dataset[1]
+    >>> image.shape, dataset.classes[label]
+    ((6, 8, 3), 'rose')
     """
 
     def __init__(

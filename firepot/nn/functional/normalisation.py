@@ -90,7 +90,14 @@ def layer_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
-    """The last dimensions centred and scaled together. Ba et al., Layer normalization (2016)."""
+    """The last dimensions, of shape normalized_shape, centred and scaled together. Ba et al., Layer normalization
+    (2016).
+
+    weight and bias have that shape. RuntimeError where the input's last sizes differ.
+
+    >>> F.layer_norm(fp.tensor([[1.0, 3.0]]), (2,), eps=0.0)
+    tensor([[-1.,  1.]])
+    """
     axes = _last(input, normalized_shape, "layer_norm", weight, bias)
     wide = input.to(dtypes.float32) if input.dtype.size == 2 else input
     var, mean = ops.var_mean(wide, axes, correction=0, keepdim=True)

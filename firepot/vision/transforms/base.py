@@ -40,8 +40,10 @@ class Transform:
 class Compose(Transform):
     """One transform after the other.
 
-    >>> transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor(), Normalize(mean,
-    std)])
+    >>> from firepot.vision import transforms as T
+    >>> transform = T.Compose([T.RandomCrop(32, padding=4), T.ToTensor(), T.Normalize([0.5] * 3, [0.25] * 3)])
+    >>> transform(np.zeros((32, 32, 3), np.uint8)).shape
+    (3, 32, 32)
     """
 
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
