@@ -326,6 +326,8 @@ class _Listing:
             return f"{expr.dtype.name}({self._index(expr.index)})"
         if isinstance(expr, Reduced):
             return self.names[id(expr.stage)]
+        if isinstance(expr, Finished):
+            return "product"
         if isinstance(expr, CheckedIndex):
             return f"check({_bare(self._shown(expr.value))}, {expr.size})"
         if isinstance(expr, Guard):

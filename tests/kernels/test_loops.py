@@ -6,7 +6,7 @@ from textwrap import dedent
 
 from firepot.graph.dtypes import bool_, float32, int64
 from firepot.graph.index import Axis, Computed, Index
-from firepot.kernels.loops import CheckedIndex, Const, Guard, Load, Nest, Op, Reduce, Reduced, Store
+from firepot.kernels.loops import CheckedIndex, Const, Finished, Guard, Load, Nest, Op, Reduce, Reduced, Store
 
 I, J = Axis("i", 4), Axis("j", 6)
 AT = Index.of(I) * 6 + Index.of(J)
@@ -47,3 +47,9 @@ def test_a_shared_expression_is_written_once():
     lines = str(Nest((I,), (Store(1, Index.of(I), x),), ((float32, 4), (float32, 4)))).splitlines()
     assert len(lines) == 2 + 59 + 1
     assert lines[-1].strip() == "p1[i] = e58 + e58"
+
+
+def test_what_follows_a_product():
+    relu = Op("relu", (Op("add", (Finished((I, J), float32), Load(0, Index.of(J), float32)), float32),), float32)
+    nest = Nest((I, J), (Store(1, AT, relu),), ((float32, 6), (float32, 24)))
+    assert str(nest).splitlines()[-1].strip() == "p1[6*i + j] = relu(product + p0[j])"
