@@ -186,20 +186,8 @@ def children(expr: Expr) -> list[Expr]:
 
 def _accesses(nest: Nest) -> list[Index]:
     """Offsets of loads and stores, once per access."""
-    found: list[Index] = []
-    seen: set[int] = set()
-
-    def walk(expr: Expr) -> None:
-        if id(expr) in seen:
-            return
-        seen.add(id(expr))
-        if isinstance(expr, Load):
-            found.append(expr.offset)
-        for a in children(expr):
-            walk(a)
-
+    found = [load.offset for load in loads(nest)]
     for stage in nest.stages:
-        walk(stage.value)
         if isinstance(stage, Store):
             found += [stage.offset, stage.offset]
     return found
@@ -661,7 +649,21 @@ def _traffic(nest: Nest) -> int:
 
 def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
     """(read, written) operands of a map that are only touched at equal positions."""
-    loads: dict[int, set[Index]] = {}
+    places: dict[int, set[Index]] = {}
+    for load in loads(nest):
+        places.setdefault(load.operand, set()).add(load.offset)
+    pairs = set()
+    for stage in nest.stages:
+        if isinstance(stage, Store):
+            for operand, offsets in places.items():
+                if offsets == {stage.offset}:
+                    pairs.add((operand, stage.operand))
+    return frozenset(pairs)
+
+
+def loads(nest: Nest) -> list[Load]:
+    """Every load of the nest, a shared one once."""
+    found: list[Load] = []
     seen: set[int] = set()
 
     def walk(expr: Expr) -> None:
@@ -669,19 +671,13 @@ def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
             return
         seen.add(id(expr))
         if isinstance(expr, Load):
-            loads.setdefault(expr.operand, set()).add(expr.offset)
+            found.append(expr)
         for a in children(expr):
             walk(a)
 
     for stage in nest.stages:
         walk(stage.value)
-    pairs = set()
-    for stage in nest.stages:
-        if isinstance(stage, Store):
-            for operand, offsets in loads.items():
-                if offsets == {stage.offset}:
-                    pairs.add((operand, stage.operand))
-    return frozenset(pairs)
+    return found
 
 
-__all__ = ["Plan", "aliases", "describe", "indices", "label", "lower", "operations", "same_positions"]
+__all__ = ["Plan", "aliases", "describe", "indices", "label", "loads", "lower", "operations", "same_positions"]
