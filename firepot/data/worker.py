@@ -195,6 +195,8 @@ def run_worker(
     init: Callable[[int], None] | None, number: int, count: int, seed: int,
 ) -> None:  # fmt: skip
     """The whole life of a worker: ends when the loader says so, or is gone."""
+    from firepot.ops.random import manual_seed
+
     # Ctrl-C reaches the whole group of processes; the loader ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -202,6 +204,7 @@ def run_worker(
     _Process.info = WorkerInfo(number, count, seed, dataset)
     random.seed(seed)
     np.random.seed(seed & (2**32 - 1))
+    manual_seed(seed)  # or all forks would draw the same numbers
     segments = Segments()
     parent = parent_process()
     watched: list[Any] = [connection] if parent is None else [connection, parent.sentinel]
