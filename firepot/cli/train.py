@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,13 +162,21 @@ def run(arguments: argparse.Namespace) -> int:
     trainer = Trainer(configuration, data, output)
     if checkpoint is not None:
         trainer.restore(checkpoint)
-    return trainer.run()
+    try:
+        return trainer.run()
+    except BaseException:
+        if trainer.saved_step is not None:
+            print(
+                f"the newest checkpoint is of step {trainer.saved_step:,}; go on with: firepot train --resume {output}",
+                file=sys.stderr,
+            )
+        raise
 
 
 def _configured(arguments: argparse.Namespace) -> Configuration:
     """The arguments, with defaults for what was left out. An empty model is chosen when the images are known."""
     data = arguments.data or "digits"
-    if data not in _NAMED_DATA:
+    if data not in _NAMED_DATA and Path(data).expanduser().exists():
         data = str(Path(data).expanduser().absolute())  # so that --resume finds it from any folder
     optimizer = arguments.optimizer or "adamw"
     defaults: dict[str, Any] = {
@@ -214,8 +223,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raises OSError if files cannot be made there: now, and not after the first epoch."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Raises OSError if files cannot be made there: now, and not after the data was read."""
+    while not folder.exists():
+        folder = folder.parent
     handle, name = tempfile.mkstemp(prefix=".writable.", dir=folder)
     os.close(handle)
     os.unlink(name)

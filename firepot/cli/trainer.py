@@ -54,6 +54,7 @@ class Trainer:
         self.mix = _mixing(configuration, classes)
         self.epoch = 0
         self.step_number = 0
+        self.saved_step: int | None = None  # of the newest checkpoint
         self.best = 0.0
         self.history: list[dict[str, float]] = []
         self.running = {"loss": 0.0, "correct": 0.0, "images": 0.0}
@@ -256,7 +257,8 @@ class Trainer:
             "history": self.history,
         }  # fmt: skip
         fp.save(state, self.output / name)
-        self._saved_at = time.monotonic()
+        if name == CHECKPOINT:
+            self.saved_step, self._saved_at = self.step_number, time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `save` was called."""
@@ -267,6 +269,7 @@ class Trainer:
         fp.set_rng_state(state["random"])
         self.epoch, self.step_number, self.best = state["epoch"], state["step"], state["best"]
         self.running, self.history = state["running"], state["history"]
+        self.saved_step = self.step_number
 
 
 def _say(text: str) -> None:
