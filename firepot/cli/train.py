@@ -224,9 +224,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _check_writable(folder: Path) -> None:
     """Raises OSError if files cannot be made there: now, and not after the data was read."""
-    while not folder.exists():
-        folder = folder.parent
-    handle, name = tempfile.mkstemp(prefix=".writable.", dir=folder)
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    try:
+        handle, name = tempfile.mkstemp(prefix=".writable.", dir=nearest)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
     os.close(handle)
     os.unlink(name)
 

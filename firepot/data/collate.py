@@ -76,10 +76,11 @@ def default_convert(data: Any) -> Any:
 
 
 def to_tensors(value: Any) -> Any:
-    """Every NumPy array within tuples, lists and mappings made into a tensor; the array is copied. Of tuples
+    """Every NumPy array and scalar within tuples, lists and mappings made into a tensor; the array is copied. Of tuples
     it makes lists, as PyTorch does.
     """
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = np.asarray(value)
         if value.dtype.kind not in _KINDS:
             return value.copy()
         from firepot.tensor import node_of, outside_trace, wrap
