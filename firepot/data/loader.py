@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firepot.data.collate import collate_arrays, to_tensors
 from firepot.data.dataset import IterableDataset
-from firepot.data.pool import WorkerPool, default_context
 from firepot.data.randomness import seed_of, using
 from firepot.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from firepot.data.worker import ORDER_STREAM, Maker
+
+if TYPE_CHECKING:
+    from firepot.data.pool import WorkerPool
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -174,6 +176,8 @@ class DataLoader:
         return _as_it_is if self.batch_size is None and self.batch_sampler is None else collate_arrays
 
     def _workers(self, seed: int) -> WorkerPool:
+        from firepot.data.pool import WorkerPool, default_context
+
         if self._pool is not None and not self._pool.closed:
             return self._pool
         context = self.multiprocessing_context
