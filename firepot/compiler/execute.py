@@ -41,7 +41,9 @@ class Executor:
             if program.workspaces[t] >= 0:
                 operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
             steps.append(runtime.Step(step.kernel, tuple(operands), guard=t == program.guard_step))
-        self.executable = runtime.Executable(steps, inputs + len(self._fresh), program.arena)
+        self.executable = runtime.Executable(
+            steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated
+        )
         self.donated = sorted(set(program.donated.values()))
 
     def __call__(self, inputs: Sequence[Buffer]) -> list[Buffer]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from firepot.data.collate import to_tensors
 from firepot.data.randomness import generator_of
+from firepot.vision.files import channels_of, eight_bit
 
 Random = np.random.Generator
 
@@ -109,7 +110,7 @@ class Normalize(Transform):
 def pixels(image: Any) -> np.ndarray[Any, Any]:
     """A Pillow image as uint8 (H, W, C)."""
     if image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("L" if image.mode in ("1", "I", "I;16", "F") else "RGB")
+        image = eight_bit(image, "L" if channels_of(image) == 1 else "RGB")
     array = np.array(image, np.uint8)
     return array[..., None] if array.ndim == 2 else array
 
