@@ -7,7 +7,7 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Primitive, Shape, apply
+from firepot.graph.node import Batching, Node, Primitive, Shape, apply
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 
@@ -39,6 +39,9 @@ class Reduce(Primitive):
         hit = ew.eq(x, restore(node, x.shape, axes))
         count = reduce("sum", ew.cast(hit, x.dtype), axes)  # ties share the gradient, as torch.amax
         return (ew.where(hit, ew.div(spread, restore(count, x.shape, axes)), ew.like(x, 0)),)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return reduce(self.combine, inputs[0], tuple(d + 1 for d in node.params[0]))
 
 
 def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:

@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index, contiguous_strides, flatten, unflatten
-from firepot.graph.node import Node, Shape, View, apply
+from firepot.graph.node import Batching, Node, Shape, View, apply
 
 Gradients = Sequence[Node | None]
 Mapped = tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]
@@ -27,6 +27,9 @@ class _Reshape(View):
 
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
         return reindex_shape(index, node.shape, node.inputs[0].shape), ()
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return reshape(inputs[0], (batching.size, *node.shape))
 
 
 def reindex_shape(index: Sequence[Index], shape: Shape, target: Shape) -> tuple[Index, ...]:
@@ -86,6 +89,9 @@ class _Permute(View):
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
         return tuple(index[d] for d in inverse(node.params[0])), ()
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return permute(inputs[0], (0, *(d + 1 for d in node.params[0])))
+
 
 def inverse(order: Sequence[int]) -> tuple[int, ...]:
     """The permutation that undoes `order`."""
@@ -130,6 +136,11 @@ class _Expand(View):
         inner = index[len(index) - len(shape) :]
         return tuple(Index() if s == 1 else i for i, s in zip(inner, shape, strict=True)), ()
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        inner = node.inputs[0].shape
+        aligned = (batching.size, *(1,) * (len(node.shape) - len(inner)), *inner)
+        return expand(reshape(inputs[0], aligned), (batching.size, *node.shape))
+
 
 expand_primitive = _Expand()
 
@@ -167,6 +178,10 @@ class _Pad(View):
         value: bool | int | float = node.params[2]
         return value
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        low, high, value = node.params
+        return pad(inputs[0], (0, *low), (0, *high), value)
+
 
 pad_primitive = _Pad()
 
@@ -196,6 +211,10 @@ class _Slice(View):
         start, _, step = node.params
         return tuple(i * t + s for i, s, t in zip(index, start, step, strict=True)), ()
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        start, length, step = node.params
+        return slice_(inputs[0], (0, *start), (batching.size, *length), (1, *step))
+
 
 class _Unslice(View):
     """The transpose of slice: elements put back at their places among zeros. params: (shape, start, step)."""
@@ -223,6 +242,10 @@ class _Unslice(View):
             if size != full or t > 1:
                 conditions.append((away // t, size))
         return tuple(inner), tuple(conditions)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        shape, start, step = node.params
+        return unslice(inputs[0], (batching.size, *shape), (0, *start), (1, *step))
 
 
 slice_primitive = _Slice()
@@ -267,6 +290,9 @@ class Concatenate(View):
             result.append(slice_(g, start, i.shape))
             start[axis] += i.shape[axis]
         return result
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return concatenate(batching.spread(inputs, batched), node.params[0] + 1)
 
 
 concatenate_primitive = Concatenate()
@@ -332,6 +358,9 @@ class _Windows(View):
         value: bool | int | float = node.params[5]
         return value
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, inputs, node.params)
+
 
 class _SpreadWindows(View):
     """Windows (…, *T, *K) seen from the positions (…, *S, *K) they were read at, 0 elsewhere.
@@ -362,6 +391,9 @@ class _SpreadWindows(View):
             inner.append(away // stride[d])
         return tuple(inner) + tuple(index[batch + rank :]), tuple(conditions)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, inputs, node.params)
+
 
 class _PickWindows(View):
     """The inverse of spread_windows; same params."""
@@ -385,6 +417,9 @@ class _PickWindows(View):
             inner.append(s)
             conditions.append((s, size[d]))
         return tuple(inner) + tuple(index[batch + rank :]), tuple(conditions)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, inputs, node.params)
 
 
 windows_primitive = _Windows()
