@@ -244,7 +244,7 @@ class _Mark(Identity):
         return (g,)
 
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
-        return mark(inputs[0])
+        return mark(inputs[0], node.requires_grad)
 
 
 class _Barrier(View):
@@ -310,9 +310,9 @@ def example(like: Node, shape: Shape) -> Node:
     return Node(data_primitive, (), (), shape, like.dtype, like.requires_grad)
 
 
-def mark(value: Node) -> Node:
-    """A new place to differentiate by, with the value of another node."""
-    node = Node(mark_primitive, (value,), (), value.shape, value.dtype, True)
+def mark(value: Node, requires_grad: bool = True) -> Node:
+    """A new node with the value of another: a place to differentiate by, or where a recomputed part begins."""
+    node = Node(mark_primitive, (value,), (), value.shape, value.dtype, requires_grad)
     node.buffer = value.buffer
     return node
 
@@ -337,6 +337,11 @@ def detach(value: Node) -> Node:
     if value.buffer is not None and node.buffer is None:
         node.realise(value.buffer)
     return node
+
+
+def unchanged(value: Node) -> Node:
+    """The input of an operation that changes nothing, as its result: under no_grad without history."""
+    return value if grad_mode.enabled or not value.requires_grad else detach(value)
 
 
 def topological(outputs: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:

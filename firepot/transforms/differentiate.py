@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from firepot.graph.node import Node, data_primitive, grad_mode, severed_primitive, topological, variable
+from firepot.graph.node import Node, data_primitive, grad_mode, mark_primitive, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
 from firepot.transforms.accumulate import accumulate
 from firepot.transforms.recompute import Copies
@@ -39,7 +39,8 @@ def gradients(
     """
     order = topological(cotangents, _is_boundary)
     wanted = set(wrt) if wrt is not None else {n for n in order if n.primitive is variable}
-    if wrt is None or not wanted.issubset(order):  # what is asked for may lie behind a history that is gone
+    # What is asked for may lie behind a history that is gone, unless it is newer than any.
+    if wrt is None or any(n.primitive is not mark_primitive for n in wanted.difference(order)):
         _refuse_lost_history(order)
     on_path: set[Node] = set()
     for node in order:

@@ -7,7 +7,7 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Primitive, Shape, apply
+from firepot.graph.node import Batching, Node, Primitive, Shape, apply, unchanged
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 
@@ -67,7 +67,7 @@ PRIMITIVES = {name: Reduce(name) for name in ("sum", "prod", "max", "min", "any"
 def reduce(combine: str, x: Node, axes: Sequence[int]) -> Node:
     axes = tuple(sorted(axes))
     if not axes:
-        return x
+        return unchanged(x)
     if combine in ("sum", "max", "min") and all(x.shape[d] == 1 for d in axes):
         return views.reshape(x, tuple(s for d, s in enumerate(x.shape) if d not in axes))
     return apply(PRIMITIVES[combine], (x,), (axes,))

@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index, contiguous_strides, flatten, unflatten
-from firepot.graph.node import Batching, Node, Shape, View, apply
+from firepot.graph.node import Batching, Node, Shape, View, apply, unchanged
 
 Gradients = Sequence[Node | None]
 Mapped = tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]
@@ -69,7 +69,7 @@ reshape_primitive = _Reshape()
 
 def reshape(x: Node, shape: Shape) -> Node:
     if x.shape == shape:
-        return x
+        return unchanged(x)
     if x.primitive is reshape_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
         return reshape(x.inputs[0], shape)
     return apply(reshape_primitive, (x,), (shape,))
@@ -107,7 +107,7 @@ permute_primitive = _Permute()
 def permute(x: Node, order: Sequence[int]) -> Node:
     order = tuple(order)
     if order == tuple(range(len(order))):
-        return x
+        return unchanged(x)
     if x.primitive is permute_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
         return permute(x.inputs[0], tuple(x.params[0][d] for d in order))
     return apply(permute_primitive, (x,), (order,))
@@ -147,7 +147,7 @@ expand_primitive = _Expand()
 
 def expand(x: Node, shape: Shape) -> Node:
     if x.shape == shape:
-        return x
+        return unchanged(x)
     if x.primitive is expand_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
         return expand(x.inputs[0], shape)
     return apply(expand_primitive, (x,), (shape,))
@@ -188,7 +188,7 @@ pad_primitive = _Pad()
 
 def pad(x: Node, low: Sequence[int], high: Sequence[int], value: bool | int | float = 0) -> Node:
     if not any(low) and not any(high):
-        return x
+        return unchanged(x)
     return apply(pad_primitive, (x,), (tuple(low), tuple(high), value))
 
 
@@ -255,7 +255,7 @@ unslice_primitive = _Unslice()
 def slice_(x: Node, start: Sequence[int], length: Sequence[int], step: Sequence[int] | None = None) -> Node:
     step = tuple(step) if step is not None else (1,) * len(x.shape)
     if tuple(length) == x.shape and not any(start) and all(t == 1 for t in step):
-        return x
+        return unchanged(x)
     return apply(slice_primitive, (x,), (tuple(start), tuple(length), step))
 
 
@@ -267,7 +267,7 @@ def flip(x: Node, axes: Sequence[int]) -> Node:
     start = tuple(s - 1 if d in axes else 0 for d, s in enumerate(x.shape))
     step = tuple(-1 if d in axes else 1 for d in range(len(x.shape)))
     if 0 in x.shape:
-        return x
+        return unchanged(x)
     return slice_(x, start, x.shape, step)
 
 
