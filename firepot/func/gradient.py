@@ -12,7 +12,16 @@ from typing import Any
 
 from firepot import tree
 from firepot.func._arguments import (
-    Argnums, Marked, chosen, marked, reached_from_outside, release, released, result_nodes, split_aux, transforming,
+    Argnums,
+    Marked,
+    chosen,
+    marked,
+    reached_from_outside,
+    release,
+    released,
+    result_nodes,
+    split_aux,
+    transforming,
 )  # fmt: skip
 from firepot.graph.node import Node, data, detach, grad_mode, mark, topological
 from firepot.graph.primitives import elementwise as ew

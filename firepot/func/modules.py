@@ -75,7 +75,7 @@ def _places(module: Module) -> dict[str, tuple[dict[str, Any], str]]:
     for prefix, child in module.named_modules():
         for table in (child._parameters, child._buffers):
             for key in table:
-                found[f"{prefix}.{key}" if prefix else key] = (table, key)  # type: ignore[assignment]
+                found[f"{prefix}.{key}" if prefix else key] = (table, key)
     return found
 
 
