@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from firepot.compiler.emit import Storage
+from firepot.compiler.follow import last_check
 from firepot.compiler.fuse import Group
 from firepot.graph.node import Node
 
 
-def schedule(groups: Sequence[Group], held: set[Node], overwritten: Mapping[Node, Node]) -> list[Group]:
+def schedule(
+    groups: Sequence[Group], storage: dict[Node, Storage], held: set[Node], overwritten: Mapping[Node, Node]
+) -> list[Group]:
     """The groups in an order that can run and holds less at a time.
 
     Args:
@@ -27,6 +31,7 @@ def schedule(groups: Sequence[Group], held: set[Node], overwritten: Mapping[Node
         maker.update(dict.fromkeys(group.roots, number))
         for node in group.inputs:
             readers.setdefault(node, []).append(number)
+    check = last_check(groups, storage)
     keys: list[tuple[int, ...]] = []
     for number, group in enumerate(groups):
         taken = sum(_bytes(r) for r in group.roots if r not in held)
@@ -37,7 +42,8 @@ def schedule(groups: Sequence[Group], held: set[Node], overwritten: Mapping[Node
         before = [maker[i] for i in group.inputs if i in maker]
         for root in group.roots:
             if root in overwritten:
-                before += [r for r in readers.get(overwritten[root], ()) if r < number]
+                # What is overwritten cannot be restored after a check fails.
+                before += [r for r in (*readers.get(overwritten[root], ()), check) if 0 <= r < number]
         latest = max((keys[b] for b in before), default=None)
         if latest is not None:
             keys[number] = (*latest, number)  # behind what it waits for, before what came next there
