@@ -483,6 +483,8 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         if dtype is None:
             dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
         return ew.constant(value, dtype or default_dtype())
+    if hasattr(value, "as_tensor"):  # a symbolic position
+        return node_of(value.as_tensor(), dtype)
     if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
         value = [v.detach().numpy() if isinstance(v, Tensor) else v for v in value]
     array = np.asarray(value)
