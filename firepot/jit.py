@@ -93,7 +93,7 @@ class _Capture:
         if id(tensor) not in self.grads and id(tensor) not in self.own:
             self.grads[id(tensor)] = (tensor, tensor._grad)
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str, value: Node | None = None) -> None:
         raise TraceError(
             f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. Use fp.where for a choice between "
             "values, keep the number as a tensor, or do this outside the jitted function"
@@ -231,7 +231,7 @@ class Jitted:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if state.trace is not None:  # inside another capture: part of that program
+        if state.trace is not None or state.transforms:  # part of what captures or transforms the caller
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         key = (_static_key(args, tensors), _static_key(kwargs, tensors), grad_mode.enabled)

@@ -31,20 +31,30 @@ _MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they a
 
 
 class Trace(Protocol):
-    """What `fp.jit` sees of the tensors that a function touches while it is captured."""
+    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded."""
 
     def read(self, tensor: Tensor) -> None: ...
     def created(self, tensor: Tensor) -> None: ...
     def depend(self, read: Callable[[], Hashable]) -> None: ...
     def grad_read(self, tensor: Tensor) -> None: ...
     def grad_written(self, tensor: Tensor) -> None: ...
-    def refuse(self, what: str) -> None: ...
+    def refuse(self, what: str, value: Node | None = None) -> None: ...
+
+
+class Mapping(Protocol):
+    """A function that `fp.vmap` records once for many examples, as random numbers see it."""
+
+    size: int
+    randomness: str  # 'error', 'same' or 'different'
+    index: Node  # the number of the example, 0-d uint64
 
 
 class _State:
     """The one place of the handles' global state."""
 
     trace: Trace | None = None
+    transforms = 0  # how many functional transforms are running a function: jitted functions are part of it then
+    mappings: tuple[Mapping, ...] = ()  # the outermost first
     eager = False
     epoch = 0  # grows with every change of declared Python state
 
@@ -291,7 +301,7 @@ class Tensor:
 
     def _realised(self, what: str) -> Buffer:
         if state.trace is not None:
-            state.trace.refuse(what)
+            state.trace.refuse(what, self._value)
         value = self._value
         if value.buffer is None:
             compute([value])
@@ -473,6 +483,8 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         if dtype is None:
             dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
         return ew.constant(value, dtype or default_dtype())
+    if hasattr(value, "as_tensor"):  # a symbolic position
+        return node_of(value.as_tensor(), dtype)
     if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
         value = [v.detach().numpy() if isinstance(v, Tensor) else v for v in value]
     array = np.asarray(value)

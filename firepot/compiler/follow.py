@@ -42,7 +42,7 @@ def follow(
         overwritten: of outputs that may take the place of an input, that input.
     """
     result = list(groups)
-    check = _last_check(result, storage)
+    check = last_check(result, storage)
     at = 0
     while at < len(result):
         group = result[at]
@@ -92,7 +92,7 @@ def _join(
     return None
 
 
-def _last_check(groups: Sequence[Group], storage: dict[Node, Storage]) -> int:
+def last_check(groups: Sequence[Group], storage: dict[Node, Storage]) -> int:
     """The last group that checks an index; −1 if none does."""
     checks: dict[Node, bool] = {}
 

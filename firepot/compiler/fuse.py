@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from firepot.compiler.emit import Emitter, Misaligned, Storage
 from firepot.compiler.layout import Layout, natural_layouts, row_major
 from firepot.graph.index import Axis, Index
-from firepot.graph.node import Elementwise, Node, Opaque, View
+from firepot.graph.node import Elementwise, Node, Opaque, View, viewed
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
@@ -58,8 +58,8 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
         return cost[node] <= 1 or node.size == 1
 
     def base(node: Node) -> Node:
-        while isinstance(node.primitive, View) and len(node.inputs) == 1:
-            node = node.inputs[0]
+        while (below := viewed(node)) is not None:
+            node = below
         return node
 
     def store(node: Node) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from firepot.graph.node import Elementwise, Node, Shape
+from firepot.graph.node import Elementwise, Node, Shape, barrier_primitive
 from firepot.graph.primitives import views
 from firepot.graph.primitives.attention import attention_gradient, attention_primitive
 from firepot.graph.primitives.contract import convolve_primitive
@@ -61,7 +61,7 @@ def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
         elif primitive is views.reshape_primitive:
             layout = reshaped(result[node.inputs[0]], node.inputs[0].shape, node.shape)
         elif (
-            primitive in (views.pad_primitive, views.slice_primitive, views.unslice_primitive)
+            primitive in (views.pad_primitive, views.slice_primitive, views.unslice_primitive, barrier_primitive)
             or (primitive is views.expand_primitive and len(node.inputs[0].shape) == rank)
         ):  # fmt: skip
             layout = result[node.inputs[0]]

@@ -10,7 +10,7 @@ from firepot.compiler.emit import Storage
 from firepot.compiler.follow import Following
 from firepot.compiler.memory import ALIGNMENT
 from firepot.graph.index import Axis, Index, flatten
-from firepot.graph.node import Node, View
+from firepot.graph.node import Node, View, viewed
 from firepot.graph.primitives.reduce import accumulator
 from firepot.kernels.kernel import Kernel
 
@@ -38,8 +38,8 @@ class Step:
 
 def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:
     """The stored node that a chain of views looks at."""
-    while node not in storage and isinstance(node.primitive, View) and len(node.inputs) == 1:
-        node = node.inputs[0]
+    while node not in storage and (below := viewed(node)) is not None:
+        node = below
     return node
 
 
@@ -48,14 +48,16 @@ def access(node: Node, storage: dict[Node, Storage]) -> Access | None:
     axes = [Axis(f"d{d}", s) for d, s in enumerate(node.shape)]
     position = tuple(Index.of(a) for a in axes)
     while node not in storage:
-        if not isinstance(node.primitive, View) or len(node.inputs) != 1:
+        below = viewed(node)
+        if below is None:
             return None
+        assert isinstance(node.primitive, View)
         position, conditions = node.primitive.index(position, node)
         for index, size in conditions:
             low, high = index.range
             if low < 0 or high >= size:
                 return None
-        node = node.inputs[0]
+        node = below
     stored = storage[node]
     flat = flatten(position, stored.strides)
     if not all(isinstance(atom, Axis) for atom, _ in flat.terms):

@@ -15,6 +15,7 @@ from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, 
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
 from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.memory import Interval, plan
+from firepot.compiler.schedule import schedule
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import is_leaf
@@ -55,6 +56,7 @@ class Passes:
     recompute: bool = True  # values inside the kernels that use them; else every value is stored
     assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
+    schedule: bool = True  # kernels in an order that holds less at a time; else as a walk from the outputs finds them
     follow: bool = True  # element-wise work on a matrix product done by the product's own kernel
     share_memory: bool = True  # values that do not live at the same time in the same place
 
@@ -90,8 +92,10 @@ def build(
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
+    overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
+    if passes.schedule:
+        groups = schedule(groups, storage, {*inputs, *outputs}, overwritten)
     if passes.follow:
-        overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from firepot.graph.node import Node, apply, data, data_primitive, detach_primitive, grad_mode, topological, variable
+from firepot.graph.node import Node, apply, data, data_primitive, grad_mode, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import Reduce, reduce
-
-# Primitives that are their first input, once derivatives have been taken.
-identities = {variable, detach_primitive}
 
 
 def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]]:
@@ -32,7 +29,7 @@ def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]
             numbers[node] = len(key)
             leaves.append(node)
             key.append((node.shape, node.dtype.name))
-        elif node.primitive in identities:
+        elif node.primitive.identity:
             numbers[node] = numbers[node.inputs[0]]
         else:
             numbers[node] = len(key)
@@ -66,7 +63,7 @@ def simplify(
             if node in copies:
                 continue
             inputs = tuple(copies[i] for i in node.inputs)
-            if node.primitive in identities:
+            if node.primitive.identity:
                 copies[node] = inputs[0]
             elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)

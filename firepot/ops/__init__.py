@@ -15,5 +15,6 @@ from firepot.ops.indexing import *  # noqa: F403
 from firepot.ops.linear import *  # noqa: F403
 from firepot.ops.random import *  # noqa: F403
 from firepot.ops.reduction import *  # noqa: F403
+from firepot.ops.reindex import *  # noqa: F403
 from firepot.ops.shape import *  # noqa: F403
 from firepot.ops.sorting import *  # noqa: F403

@@ -17,7 +17,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
 from firepot.ops.broadcast import Number, floating
 from firepot.ops.creation import shape_of
-from firepot.tensor import Tensor, default_dtype, node_of, outside_trace, wrap
+from firepot.tensor import Tensor, default_dtype, node_of, outside_trace, state, wrap
 
 __all__ = [
     "Generator", "bernoulli", "bernoulli_", "default_generator", "dropout_mask", "exponential_",
@@ -72,11 +72,20 @@ class Generator:
         self._offset._rebind(ew.cast(select(state, 0, 1)._node, dtypes.uint64))
 
     def bits(self, shape: tuple[int, ...]) -> Node:
-        """uint32 words, different at every call."""
-        offset = self._offset._node
-        node = ew.random_bits(self._key._node, shape, offset)
-        self._offset._rebind(ew.add(offset, ew.constant(max(math.prod(shape), 1), dtypes.uint64)))
-        return node
+        """uint32 words, different at every call. Under fp.vmap those of the examples follow one another."""
+        offset = start = self._offset._node
+        count = max(math.prod(shape), 1)
+        for mapping in reversed(state.mappings):
+            if mapping.randomness == "error":
+                raise RuntimeError(
+                    "vmap: the function draws random numbers; say with randomness='different' or 'same' whether each "
+                    "example gets its own"
+                )
+            if mapping.randomness == "different":
+                start = ew.add(start, ew.mul(mapping.index, ew.constant(count, dtypes.uint64)))
+                count *= max(mapping.size, 1)
+        self._offset._rebind(ew.add(offset, ew.constant(count, dtypes.uint64)))
+        return ew.random_bits(self._key._node, shape, start)
 
 
 def _array(value: int) -> Any:

@@ -18,8 +18,11 @@ VARIANTS = {
     "no merging": Passes(merge=False),
     "no following": Passes(follow=False),
     "no assembly": Passes(assemble=False),
+    "no scheduling": Passes(schedule=False),
     "no sharing of memory": Passes(share_memory=False),
-    "none": Passes(layout=False, recompute=False, assemble=False, merge=False, follow=False, share_memory=False),
+    "none": Passes(
+        layout=False, recompute=False, assemble=False, merge=False, schedule=False, follow=False, share_memory=False
+    ),
 }
 OPERATIONS = [
     "add",
