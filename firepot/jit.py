@@ -71,9 +71,10 @@ class _Capture:
             state.trace = before
 
     def created(self, tensor: Tensor) -> None:
-        number = id(tensor)
-        self.own.add(number)
-        self.made.append(ref(tensor, lambda _: self.own.discard(number)))
+        number, own = id(tensor), self.own
+        own.add(number)
+        # The callback holds the set only: a trace keeps some of these references, and must not keep the capture.
+        self.made.append(ref(tensor, lambda _: own.discard(number)))
 
     def depend(self, read: Callable[[], Hashable]) -> None:
         self.conditions.append((read, read()))
