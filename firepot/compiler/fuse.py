@@ -15,6 +15,7 @@ from firepot.compiler.layout import Layout, natural_layouts, row_major
 from firepot.graph.index import Axis, Index
 from firepot.graph.node import Elementwise, Node, Opaque, View
 from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
 from firepot.kernels.loops import Expr, Nest, Stage, Store
@@ -84,7 +85,8 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
                 store(base(node.inputs[0]))
         elif isinstance(primitive, View) and node.inputs:
             source = base(node.inputs[0])
-            if node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source):
+            once = primitive is views.spread_windows  # mostly zeros: every element is read once all the same
+            if not once and node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source):
                 store(source)
         under: frozenset[Node] = frozenset()
         price = _COSTLY.get(primitive.name, 1) if isinstance(primitive, Elementwise) else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from firepot.graph.node import Node, apply, data, data_primitive, detach_primitive, grad_mode, topological, variable
+from firepot.graph.node import Composite, Elementwise, Node, apply, data, data_primitive, detach_primitive, grad_mode, topological, variable
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import Reduce, reduce
@@ -62,21 +62,47 @@ def simplify(
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
+        standardised: set[Node] = set()
         for node in order:
             if node in copies:
                 continue
             inputs = tuple(copies[i] for i in node.inputs)
             if node.primitive in identities:
                 copies[node] = inputs[0]
+            elif isinstance(node.primitive, Composite):
+                copies[node] = node.primitive.expand(inputs, node)
+                standardised.add(copies[node])
+            elif rules and (compared := _before_relu(node, inputs, standardised)) is not None:
+                copies[node] = compared
             elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)
             elif rules and isinstance(node.primitive, Reduce):
                 copies[node] = reduce(node.primitive.combine, inputs[0], node.params[0])
             else:
                 copies[node] = apply(node.primitive, inputs, node.params)
+            if isinstance(node.primitive, Elementwise) and len(inputs) == 2:
+                x, y = inputs
+                if (x in standardised and _is_spread(y)) or (y in standardised and _is_spread(x)):
+                    standardised.add(copies[node])
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
     finally:
         grad_mode.enabled = before
+
+
+def _before_relu(node: Node, inputs: Sequence[Node], standardised: set[Node]) -> Node | None:
+    """relu(x) ≤ 0 as x ≤ 0, where x is recomputed from what the derivative of a standardisation reads anyway."""
+    if node.primitive.name != "le" or inputs[0].primitive.name != "relu" or inputs[0].inputs[0] not in standardised:
+        return None
+    constant = inputs[1]
+    while constant.primitive is views.expand_primitive or constant.primitive is views.reshape_primitive:
+        constant = constant.inputs[0]
+    if constant.primitive is not ew.constant_primitive or constant.params[0] != 0:
+        return None
+    return ew.compare("le", inputs[0].inputs[0], inputs[1])
+
+
+def _is_spread(node: Node) -> bool:
+    return node.primitive is views.expand_primitive
 
 
 def is_placeholder(node: Node) -> bool:

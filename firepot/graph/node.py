@@ -28,8 +28,8 @@ class Primitive:
     infer      shape and dtype of the result; the public operation has checked the inputs already
     vjp        gradient of the inputs given the gradient of the result, as nodes; None where there is none
 
-    and one of the four ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element),
-    View.index (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own).
+    and one of the ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element), View.index
+    (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own), Composite.expand (other nodes).
     """
 
     name: str = ""
@@ -71,6 +71,17 @@ class View(Primitive):
 
     def fill(self, node: Node) -> bool | int | float:
         return 0
+
+
+class Composite(Primitive):
+    """An operation made of other primitives, kept as one node because its derivative is known in a better form.
+
+    The compiler sees only what `expand` gives.
+    """
+
+    def expand(self, inputs: tuple[Node, ...], node: Node) -> Node:
+        """The same value out of other primitives; `inputs` stand for the node's own."""
+        raise NotImplementedError
 
 
 class Opaque(Primitive):
