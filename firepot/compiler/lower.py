@@ -124,7 +124,7 @@ class Lowering:
             first_strides=_five(a.strides), second_strides=_five(b.strides), result_strides=_five(out.strides),
             dtype=node.inputs[0].dtype, accumulate=accumulator(node.dtype),
         )  # fmt: skip
-        epilogue = StoreEpilogue(2, _five(out.strides), node.dtype, lane=0 if mode == "weight_grad" else 1)
+        epilogue = StoreEpilogue(2, _five(out.strides), node.dtype, lane=convolution.result_lane(description))
         self._step(node, convolution.lower(description, epilogue, self.processor), (a, b), out)
 
     def attention(self, node: Node) -> None:
