@@ -6,6 +6,7 @@ recomputed inside the kernels that use it. Kernels start as one root each and me
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def _store_shared(
         found: frozenset[Node] = frozenset()
         for user in users[node]:
             found |= frozenset((user,)) if user in roots else reach[user]
-        reach[node] = found
+        reach[node] = found if len(found) <= 2 else frozenset(itertools.islice(found, 2))  # one or several, no more
     for node in order:
         under: frozenset[Node] = frozenset()
         for i in node.inputs:
@@ -291,7 +292,7 @@ def build_nest(
     each other do not meet at the same points.
     """
     own = set(group.roots)
-    emitter = Emitter({n: s for n, s in storage.items() if n not in own})
+    emitter = Emitter(storage, own)
     axes = tuple(Axis(f"a{d}", s) for d, s in enumerate(group.domain))
     everywhere = tuple(Index.of(a) for a in axes)
     outer = tuple(a for d, a in enumerate(axes) if d not in group.folded)

@@ -14,6 +14,7 @@ from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, 
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
 from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.memory import Interval, plan
+from firepot.compiler.schedule import schedule
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import is_leaf
@@ -54,6 +55,7 @@ class Passes:
     recompute: bool = True  # values inside the kernels that use them; else every value is stored
     assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
+    schedule: bool = True  # kernels in an order that keeps little; else as recorded
     share_memory: bool = True  # values that do not live at the same time in the same place
 
 
@@ -88,6 +90,10 @@ def build(
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
+    if passes.schedule:
+        final = set(outputs)
+        within = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
+        groups = schedule(groups, within, {outputs[o]: inputs[i] for o, i in (donations or {}).items()})
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
     program.compile_seconds = time.perf_counter() - start

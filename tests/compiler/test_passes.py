@@ -17,8 +17,9 @@ VARIANTS = {
     "no recomputing": Passes(recompute=False),
     "no merging": Passes(merge=False),
     "no assembly": Passes(assemble=False),
+    "no scheduling": Passes(schedule=False),
     "no sharing of memory": Passes(share_memory=False),
-    "none": Passes(layout=False, recompute=False, assemble=False, merge=False, share_memory=False),
+    "none": Passes(layout=False, recompute=False, assemble=False, merge=False, schedule=False, share_memory=False),
 }
 OPERATIONS = [
     "add",
