@@ -49,9 +49,7 @@ class _Capture:
 
     def adopt(self, tensor: Tensor) -> Node:
         """Put a placeholder into a tensor that existed before the trace."""
-        value = tensor._value
-        if value.buffer is None:
-            compute([value])
+        value = tensor._value  # if it is still to be computed, that happens before the first run, for all at once
         placeholder = data(value.shape, value.dtype)
         node = placeholder
         if value.requires_grad:
@@ -126,6 +124,7 @@ class _Trace:
         waiting = [n for n in nodes if n.buffer is None]
         if waiting:
             compute(waiting)
+        del waiting
         values = [n.buffer for n in nodes]
         for i in self.executor.donated:
             # Held once by its tensor and its node, and by the lists here: else somebody else would see the change.
