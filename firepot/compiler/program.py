@@ -57,7 +57,7 @@ class Passes:
     assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
-    follow: bool = True  # element-wise work on a matrix product done by the product's own kernel
+    follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     share_memory: bool = True  # values that do not live at the same time in the same place
 
 
@@ -171,7 +171,9 @@ def _lower(
         if g.opaque:
             found = following(g, storage, needed.intersection(g.roots))
             assert found is not None, "follow() has tried it"
-            lowering.contract_and_follow(g.roots[0], found, g.roots)
+            convolution = g.roots[0].primitive is convolve_primitive
+            lower = lowering.convolve_and_follow if convolution else lowering.contract_and_follow
+            lower(g.roots[0], found, g.roots)
             continue
         stored = {r for r in g.roots if r in needed and r.size}
         nest, operands = build_nest(g, storage, stored, layouts)

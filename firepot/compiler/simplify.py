@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from firepot.graph.node import Composite, Elementwise, Node, apply, data, data_primitive, detach_primitive, grad_mode, topological, variable
+from firepot.graph.node import (
+    Composite,
+    Elementwise,
+    Node,
+    apply,
+    data,
+    data_primitive,
+    detach_primitive,
+    grad_mode,
+    topological,
+    variable,
+)
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import Reduce, reduce

@@ -28,7 +28,7 @@ from firepot.kernels.llvm.convolution_form import Convolution
 from firepot.kernels.llvm.convolution_pointwise import PointwiseWeight
 from firepot.kernels.llvm.convolution_weight import WeightGradient
 from firepot.kernels.llvm.convolution_winograd import Winograd, WinogradWeight
-from firepot.kernels.llvm.epilogue import Epilogue
+from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 
 __all__ = ["Convolution", "lower", "result_lane"]
 
@@ -39,20 +39,25 @@ _LABELS = {"forward": "convolve", "input_grad": "convolve_input_grad", "weight_g
 def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
     """The kernel of a convolution whose results the epilogue takes."""
     plan = _plan(c, processor)
-    elements = c.batch * c.in_channels * math.prod(c.input_size)
-    elements += c.batch * c.out_channels * math.prod(c.output_size)
-    elements += c.out_channels * (c.in_channels // c.groups) * math.prod(c.kernel)
+    following = epilogue if isinstance(epilogue, NestEpilogue) else None
+    x = c.batch * c.in_channels * math.prod(c.input_size)
+    y = c.batch * c.out_channels * math.prod(c.output_size)
+    w = c.out_channels * (c.in_channels // c.groups) * math.prod(c.kernel)
+    result = {"forward": y, "input_grad": x, "weight_grad": w}[c.mode]
+    moved = c.dtype.size * (x + y + w - result) + (following.bytes if following else c.dtype.size * result)
     kernel = "×".join(map(str, c.kernel[1:]))
     return Kernel(
         key=f"convolution {processor.vector_bytes} {processor.vector_registers} {plan} {epilogue.key}",
         generate=lambda: plan.generate(epilogue),
         phases=plan.phases,
-        label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}",
+        label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}"
+        + (f" + {following.label}" if following else ""),
         workspace=plan.workspace_bytes,
-        scratch=plan.scratch_bytes,
+        scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
         parallel=c.products >= _SERIAL,
-        flops=2 * c.products,
-        bytes=c.dtype.size * elements,
+        flops=2 * c.products + result * epilogue.operations,
+        bytes=moved,
+        aliases=following.aliases if following else frozenset(),
     )
 
 

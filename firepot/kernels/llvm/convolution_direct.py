@@ -103,6 +103,11 @@ class Direct:
         return round_up(positions * self.gathered_step * self.c.accumulate.size)
 
     @property
+    def tile_bytes(self) -> int:
+        """Further scratch memory for a finished tile, where the epilogue is large."""
+        return round_up(self.tile.rows * self.tile.columns * self.c.accumulate.size)
+
+    @property
     def phases(self) -> tuple[str, ...]:
         return ("prepare", "multiply")
 
@@ -345,6 +350,23 @@ def _finish(
     tile = plan.tile
     n, group, z, y = place
     width = sweep.count[2]
+    if epilogue.large:  # by way of memory, so that its code stands once a row instead of once a vector
+        type = register_type(plan.c.accumulate)
+        finished = b.offset(b.arg("scratch"), plan.scratch_bytes)
+        for r in range(tile.rows):
+            for v in range(tile.vectors):
+                b.store(accumulators.get(b, r, v), b.element(finished, type, r * tile.columns + v * tile.lanes))
+        rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(width), first), b.index(tile.rows))
+        with b.loop(0, rows, unroll=1) as number:
+            x = b.add(b.mul(b.add(first, number), sweep.step[2]), sweep.start[2])
+            for v in range(tile.vectors):
+                within = b.add(b.mul(panel, tile.columns), v * tile.lanes)
+                mask = lane_mask(b, within, plan.outer, tile.lanes)
+                there = b.element(finished, type, b.add(b.mul(number, tile.columns), v * tile.lanes))
+                with b.when(b.compare("slt", within, plan.outer)):
+                    channel = b.add(b.mul(group, plan.outer), within)
+                    epilogue.emit(b, (n, channel, z, y, x), b.load(there, accumulators.type), mask)
+        return
     for r in range(tile.rows):
         q = b.add(first, r)
 
