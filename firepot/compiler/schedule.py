@@ -7,7 +7,7 @@ of the network would live to the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from firepot.compiler.fuse import Group
 from firepot.graph.node import Node
@@ -19,7 +19,8 @@ _WORTH = 0.98  # of the memory that the order as recorded keeps
 def schedule(
     groups: list[Group], kept: Mapping[Node, int], overwritten: Mapping[Node, Node]
 ) -> list[Group]:  # fmt: skip
-    """The groups in an order that keeps less, if one is found: of those that can run, the one that frees most.
+    """The groups in an order that keeps less, if one is found: of those that can run, the one that frees most, by itself
+    or with what it alone keeps waiting.
 
     Args:
         groups: in an order that can run.
@@ -100,10 +101,22 @@ def _greedy(
     made = [sum(kept.get(r, 0) for r in g.roots if readers.get(r)) for g in groups]
     ready = {number for number, count in enumerate(waiting_for) if not count}
     order = []
+
+    def change(k: int, before: Set[Node] = frozenset()) -> int:
+        """Bytes that running k adds, `before` having been read once more by then."""
+        freed = sum(kept.get(n, 0) for n in groups[k].inputs if left[n] == (2 if n in before else 1))
+        return made[k] - freed
+
+    def score(k: int) -> tuple[bool, int, int]:
+        own = change(k)
+        next_ones = [f for f in followers[k] if waiting_for[f] == 1]
+        if own > 0 and not next_ones:  # nobody waits for this alone
+            return True, own, k
+        after = min((change(f, groups[k].inputs) for f in next_ones), default=0)
+        return False, own + min(after, 0), k
+
     while ready:
-        best = min(
-            ready, key=lambda k: (made[k] - sum(kept.get(n, 0) for n in groups[k].inputs if left[n] == 1), k)
-        )  # fmt: skip
+        best = min(ready, key=score)
         ready.remove(best)
         order.append(groups[best])
         for n in groups[best].inputs:

@@ -23,6 +23,7 @@ from firepot.graph.node import (
 )
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
+from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.reduce import Reduce, reduce
 
 # Primitives that are their first input, once derivatives have been taken.
@@ -85,6 +86,8 @@ def simplify(
                 standardised.add(copies[node])
             elif rules and (compared := _before_relu(node, inputs, standardised)) is not None:
                 copies[node] = compared
+            elif rules and node.primitive is convolve_primitive and node.params[0] == "weight_grad":
+                copies[node] = apply(node.primitive, (_again(inputs[0], standardised), inputs[1]), node.params)
             elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)
             elif rules and isinstance(node.primitive, Reduce):
@@ -98,6 +101,14 @@ def simplify(
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
     finally:
         grad_mode.enabled = before
+
+
+def _again(x: Node, standardised: set[Node]) -> Node:
+    """The activation of a standardised value as a node of its own, for a reader long after the others: computed once
+    more from what the derivative of the standardisation reads anyway, it need not be kept meanwhile."""
+    if x.primitive.name == "relu" and x.inputs[0] in standardised:
+        return apply(x.primitive, x.inputs, ("again",))
+    return x
 
 
 def _before_relu(node: Node, inputs: Sequence[Node], standardised: set[Node]) -> Node | None:

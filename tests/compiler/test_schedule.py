@@ -55,3 +55,17 @@ def test_state_is_as_before_when_an_index_is_wrong():
     with pytest.raises(IndexError):
         step(fp.tensor([1, 12]))
     assert parameter.numpy().max() == 1.0
+
+
+def test_activations_between_normalisations_are_not_kept():
+    layers = []
+    for _ in range(8):
+        layers += [fp.nn.Conv2d(32, 32, 1, bias=False), fp.nn.BatchNorm2d(32), fp.nn.ReLU()]
+    model = fp.nn.Sequential(*layers)
+    x = fp.randn(8, 32, 32, 32)
+    fp.eval(x, list(model.parameters()))
+    model(x).square().mean().backward()
+    program, _ = compiled([p.grad for p in model.parameters()], Passes())
+    one = x.numel() * 4
+    # What the eight convolutions gave, gradients and workspaces of one layer; not eight activations more.
+    assert program.arena < 14 * one
