@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from firepot import ops
 from firepot.graph import dtypes
-from firepot.tensor import Tensor, no_grad
+from firepot.graph.primitives.standardise import standardise
+from firepot.tensor import Tensor, no_grad, wrap
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"]
 
@@ -47,14 +48,15 @@ def batch_norm(
             raise ValueError("batch_norm: expected running_mean and running_var when training is False")
         wide, mean, var = input, running_mean, running_var
     # One multiplication and one addition for each element: the rest is work on C numbers.
-    scale = ops.rsqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight
-    if training:
-        result = (wide - mean.reshape(per_channel)) * scale.reshape(per_channel)
+    if training and wide.numel():
+        factor = ops.ones([channels], dtype=wide.dtype) if weight is None else weight.to(wide.dtype)
+        result = wrap(standardise(wide._node, factor._node, axes, eps))
         if bias is not None:
             result = result + bias.reshape(per_channel)
     else:
+        scale = ops.rsqrt(var + eps)
+        if weight is not None:
+            scale = scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         result = wide * scale.reshape(per_channel) + shift.reshape(per_channel)
     return result.to(input.dtype)
