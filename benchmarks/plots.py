@@ -63,7 +63,7 @@ def networks(results: dict[str, Any], path: Path) -> None:
         panel.set_ylim(len(models) - 0.5, -0.7)
         means = [points[m, b] for m in models if (m, b := report.best_peer(rows[m], quantity)) in points]
         mean = math.exp(sum(map(math.log, means)) / len(means))
-        panel.set_title(f"{report.TITLES[quantity]}: {mean:.2f}× the best peer", fontsize=11, color=_INK, loc="left")
+        panel.set_title(f"{report.TITLES[quantity]}: {mean:.2f}× as fast as the best peer", fontsize=11, color=_INK, loc="left")
         panel.set_xlabel("time over Firepot's   (right of the line: Firepot is faster)", fontsize=8.5, color=_INK)
     handles: dict[str, Any] = {}
     for panel in axes:
