@@ -29,6 +29,7 @@ def measure(rounds: int, results: Results) -> None:
     questions += [{"do": "jit", "what": "jitted x + 1 (PyTorch: eager)"}]
     questions += [{"do": "mlp", "what": "MLP, one vector, jitted (PyTorch: eager)"}]
     results["rows"] = []
+    watch = machine.Watch()
     with ExitStack() as stack:
         running = {p: stack.enter_context(Peer("calls", p, 1)) for p in peers}
         for question in questions:
@@ -41,6 +42,7 @@ def measure(rounds: int, results: Results) -> None:
                     else:
                         row.setdefault("errors", {})[p] = answer["error"]
             results["rows"].append(row)
+    results["others"] = {"the calls": watch.others()}
 
 
 def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
@@ -119,10 +121,11 @@ def table(results: Results) -> report.Table:
 
 
 def document(results: Results) -> str:
-    return "\n\n".join([
+    return "\n\n".join(part for part in [
         "## Calls",
         machine.sentence(results["machine"]),
+        machine.warning(results.get("others", {})),
         "Medians with quartiles, one thread, eight numbers. The operations: what Python waits for. Firepot records them, "
         "PyTorch computes them, JAX may still be computing.",
         report.markdown(table(results)),
-    ]) + "\n"  # fmt: skip
+    ] if part) + "\n"  # fmt: skip

@@ -58,6 +58,7 @@ def measure(threads: int, rounds: int, seconds: float, results: Results, network
     results["machine"] = machine.describe(threads)
     results["rows"] = [row for row in results.get("rows", []) if row["network"] not in networks]
     peers = [p for p, package in PEERS.items() if importlib.util.find_spec(package) is not None]
+    watch = machine.Watch()
     with ExitStack() as stack:
         running = {p: stack.enter_context(Peer("convolution", p, threads)) for p in peers}
         for network in networks:
@@ -75,6 +76,7 @@ def measure(threads: int, rounds: int, seconds: float, results: Results, network
                             else:
                                 row.setdefault("errors", {})[p] = answer["error"]
                     results["rows"].append(row)
+    results.setdefault("others", {}).update(dict.fromkeys(networks, watch.others()))
     order = list(NETWORKS)
     results["rows"].sort(key=lambda row: order.index(row["network"]))
 
@@ -230,11 +232,12 @@ def document(results: Results) -> str:
     parts = [
         "## Convolutions",
         machine.sentence(results["machine"]),
+        machine.warning(results.get("others", {})),
         "![Firepot against oneDNN, layer by layer](convolution.png)",
         _counts(results["rows"]),
     ]
     parts += [f"[Every row](convolution.md) ({len(results['rows'])})"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _counts(rows: list[dict[str, Any]]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,44 @@ def sentence(machine: dict[str, Any]) -> str:
         f"threads on {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; multiply-add peak "
         f"{machine['peak']:.0f} GFLOP/s float32, copy {machine['copy']:.0f} GB/s. Python {machine['python']}, {libraries}."
     )
+
+
+class Watch:
+    """How much of the processors other processes take while the caller and its children work.
+
+    >>> watch = Watch()
+    >>> ...                # start processes, and wait for their end
+    >>> watch.others()     # their share of all processor time since then
+    """
+
+    def __init__(self) -> None:
+        self.start, self.busy, self.own = time.monotonic(), _busy_seconds(), _own_seconds()
+
+    def others(self) -> float:
+        """A share; 0 where the system does not tell."""
+        available = (time.monotonic() - self.start) * (os.cpu_count() or 1)
+        busy = _busy_seconds() - self.busy
+        return max(0.0, busy - (_own_seconds() - self.own)) / max(available, 1e-9)
+
+
+def _busy_seconds() -> float:
+    """Processor time of all processes since the system started."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return _own_seconds()
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(int, fields[:7])
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def warning(others: dict[str, float]) -> str:
+    """A sentence where other work took more than 3 % of the machine; `others` is {what was measured: share}."""
+    found = ", ".join(f"{100 * share:.0f} % during {name}" for name, share in others.items() if share > 0.03)
+    return f"**The machine was not quiet**: other processes took {found}." if found else ""
 
 
 def _processor_name() -> str:

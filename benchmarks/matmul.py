@@ -35,6 +35,7 @@ def measure(threads: tuple[int, ...], rounds: int, seconds: float, results: Resu
     """Fill `results` with times of every shape, transposition and number of threads."""
     results["machine"] = machine.describe(max(threads))
     results["rows"] = []
+    watch = machine.Watch()
     peers = [p for p, package in PEERS.items() if importlib.util.find_spec(package) is not None]
     shapes = [s for s in SQUARE + TALL if not quick or max(s) <= 1024]
     for count in threads:
@@ -56,6 +57,7 @@ def measure(threads: tuple[int, ...], rounds: int, seconds: float, results: Resu
                 if transposes == TRANSPOSES[-1]:
                     peaks.append(running["firepot"].ask(do="peak")["gflops"])
             results.setdefault("peak", {})[str(count)] = max(peaks)
+    results["others"] = {"the products": watch.others()}
 
 
 def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
@@ -189,15 +191,17 @@ def document(results: Results) -> str:
         if p != "firepot":
             ahead = [own > theirs for own, theirs in pairs if own and theirs]
             counts.append(f"{NAMES[p]} on {sum(ahead)} of {len(ahead)} rows")
-    return "\n\n".join([
+    return "\n\n".join(part for part in [
         "## Matrix multiplication",
         machine.sentence(results["machine"]),
+        machine.warning(results.get("others", {})),
         f"Measured multiply-add peak: {peaks} GFLOP/s. OpenBLAS {kernels.get('version')} chose its "
         f"{kernels.get('architecture')} kernels; MKL and oneDNN as PyTorch brings them. Firepot is ahead of "
         + ", ".join(counts) + ". Ratios are geometric means over the four ways to store the operands, with the lowest.",
+        "![Percent of peak](matmul.png)",
         report.markdown(summary_table(results)),
         "[Every row](matmul.md)",
-    ]) + "\n"  # fmt: skip
+    ] if part) + "\n"  # fmt: skip
 
 
 def plot(results: Results, path: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ class Options:
     peers, models, parts: names
     rounds:               turns that each peer gets on a model
     seconds:              of training in a turn; inference gets a quarter of it for each batch size
+    caches:               folder where the peers keep compiled code; None: a temporary one for each model
     """
 
     threads: int = 2
@@ -44,6 +46,7 @@ class Options:
     batches: tuple[int, ...] = BATCHES
     rounds: int = 4
     seconds: float = 2.0
+    caches: Path | None = None
 
 
 def measure(options: Options, results: dict[str, Any], save: Callable[[], None]) -> None:
@@ -64,14 +67,19 @@ def measure(options: Options, results: dict[str, Any], save: Callable[[], None])
         rows = results.setdefault("models", {}).setdefault(model, {})
         peers = [p for p in options.peers if libraries.applies(p, model)]
         for p in options.peers:
+            rows.get(p, {}).pop("error", None)
             if p not in installed:
                 rows[p] = {"error": "not installed"}
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            comparison = _Comparison(options, model, [p for p in peers if p in installed], rows, Path(folder), stack)
+        watch = machine.Watch()
+        with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+            folder = Path(temporary) if options.caches is None else options.caches.resolve() / model
+            comparison = _Comparison(options, model, [p for p in peers if p in installed], rows, folder, stack)
             for part in ("first", "train", "infer"):
                 if part in options.parts:
                     getattr(comparison, part)()
                     save()
+        results.setdefault("others", {})[model] = watch.others()
+        save()
 
 
 @dataclass
@@ -88,6 +96,7 @@ class _Comparison:
         """The first step in a fresh process: cold, then with what the cold one left on disk; and its memory."""
         for p in self.peers:
             if p in libraries.TRAINERS:
+                shutil.rmtree(self.folder / p, ignore_errors=True)
                 for temperature in ("cold", "warm") if p in _COMPILING else ("cold",):
                     with self._open(p) as peer:
                         answer = peer.ask(do="first", model=self.model)
@@ -102,6 +111,7 @@ class _Comparison:
 
     def infer(self) -> None:
         if any(p in libraries.RUNTIMES for p in self.peers):
+            self.folder.mkdir(parents=True, exist_ok=True)
             with Peer(_ROOM, "torch", self.options.threads, self.folder) as peer:
                 peer.ask(do="export", model=self.model, batches=self.options.batches, folder=str(self.folder))
         for batch in self.options.batches:

@@ -147,6 +147,7 @@ def document(results: dict[str, Any]) -> str:
     parts = [
         "## Networks",
         machine.sentence(results["machine"]),
+        machine.warning(results.get("others", {})),
         "![Firepot against each peer](networks.png)",
         "Float32. Peers run alternately, each in its own process; cells are medians over all turns, bold: Firepot and "
         "the best peer; the last column is the ratio of these two medians (above 1: Firepot is faster) with the "
