@@ -78,7 +78,9 @@ def measure(options: Options, results: dict[str, Any], save: Callable[[], None])
                 if part in options.parts:
                     getattr(comparison, part)()
                     save()
-        results.setdefault("others", {})[model] = watch.others()
+        measured = [part for part in PARTS[:3] if part in options.parts]
+        name = model if len(measured) == 3 else " ".join([model, *measured])
+        results.setdefault("others", {})[name] = watch.others()
         save()
 
 
@@ -95,7 +97,7 @@ class _Comparison:
     def first(self) -> None:
         """The first step in a fresh process: cold, then with what the cold one left on disk; and its memory."""
         for p in self.peers:
-            if p in libraries.TRAINERS:
+            if p in libraries.TRAINERS and p != "torch-channels-last":  # as PyTorch's other layout
                 shutil.rmtree(self.folder / p, ignore_errors=True)
                 for temperature in ("cold", "warm") if p in _COMPILING else ("cold",):
                     with self._open(p) as peer:

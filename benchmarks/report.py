@@ -103,14 +103,13 @@ def first_step_table(rows: dict[str, Row]) -> Table:
 
 
 def memory_table(rows: dict[str, Row]) -> Table:
-    """MiB that a process held at most while it trained, and Firepot's share of PyTorch's lowest."""
+    """MiB that a process held at most while it trained, and Firepot's over PyTorch's."""
     peers = [p for p in NAMES if any(row.get(p, {}).get("memory") for row in rows.values())]
     table = [["MiB", *(NAMES[p] for p in peers), "Firepot ÷ PyTorch"]]
     for model, row in rows.items():
         memory = {p: row[p]["memory"] for p in peers if row.get(p, {}).get("memory")}
         cells = [f"{memory[p]:.0f}" if p in memory else _absent(row.get(p, {})) for p in peers]
-        theirs = [memory[p] for p in ("torch", "torch-channels-last") if p in memory]
-        share = f"{memory['firepot'] / min(theirs):.2f}" if theirs and "firepot" in memory else "–"
+        share = f"{memory['firepot'] / memory['torch']:.2f}" if {"firepot", "torch"} <= memory.keys() else "–"
         table.append([model, *cells, share])
     return table
 

@@ -47,11 +47,10 @@ def test_first_steps_and_memory() -> None:
         "mlp": {
             "firepot": {"first": {"cold": 1.5, "warm": 0.25}, "memory": 100.0},
             "torch": {"first": {"cold": 2.0}, "memory": 200.0},
-            "torch-channels-last": {"first": {"cold": 2.0}, "memory": 125.0},
         }
     }
-    assert report.first_step_table(rows)[1] == ["mlp", "1.50 / 0.25", "2.00", "2.00"]
-    assert report.memory_table(rows)[1] == ["mlp", "100", "200", "125", "0.80"]
+    assert report.first_step_table(rows)[1] == ["mlp", "1.50 / 0.25", "2.00"]
+    assert report.memory_table(rows)[1] == ["mlp", "100", "200", "0.50"]
 
 
 def test_eager_sentence() -> None:
