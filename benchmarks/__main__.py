@@ -62,10 +62,12 @@ def parser() -> argparse.ArgumentParser:
     added = command("matmul", _matmul, "float32 matrix products against OpenBLAS, MKL and oneDNN")
     added.add_argument("--quick", action="store_true", help="sizes up to 1024")
     added.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    added.add_argument("--keep", action="store_true", help="keep earlier results of other numbers of threads")
 
     added = command("convolution", _convolution, "the layers of two networks against PyTorch's oneDNN")
     added.add_argument("--networks", nargs="+", choices=list(convolution.NETWORKS), default=list(convolution.NETWORKS))
     added.add_argument("--threads", type=int, default=2)
+    added.add_argument("--keep", action="store_true", help="keep earlier results of the other network")
 
     command("calls", _calls, "what a call costs")
     command("check", _check, "logits and losses of every peer against PyTorch's, for the same weights").add_argument(
@@ -104,7 +106,7 @@ def _networks(given: argparse.Namespace) -> None:
 
 
 def _matmul(given: argparse.Namespace) -> None:
-    results: dict[str, Any] = {}
+    results = networks.load(given.output / "matmul.json") if given.keep else {}
     matmul.measure(tuple(given.threads), 2 if given.quick else 3, 0.06, results, given.quick)
     _write(given.output / "matmul.json", results)
     (given.output / "matmul.md").write_text(report.markdown(matmul.all_rows(results)) + "\n")
@@ -115,7 +117,7 @@ def _matmul(given: argparse.Namespace) -> None:
 
 def _convolution(given: argparse.Namespace) -> None:
     path = given.output / "convolution.json"
-    results = networks.load(path)
+    results = networks.load(path) if given.keep else {}
     convolution.measure(given.threads, 3, 0.05, results, given.networks)
     _write(path, results)
     tables = [

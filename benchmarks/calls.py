@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import libraries, machine, report
 from benchmarks.process import Answer, Peer
-from benchmarks.timing import quartiles
+from benchmarks.timing import quartiles, timed
 
 PEERS = {"firepot": "firepot", "torch": "torch", "jax": "jax"}
 # Operations on vectors of eight numbers, each on the result of the one before where the shape allows.
 OPERATIONS = ("x + y", "x * 2.5", "relu(x)", "x.reshape(2, 4)", "x.sum()")
+_SECONDS = 0.1  # of a turn
 _CHAIN = 50  # operations in a row, of which nothing is kept
 
 Results = dict[str, Any]
@@ -57,15 +57,9 @@ def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
             prepared[key][0]()
             prepared[key][0]()
         run, calls = prepared[key]
-        return {"times": [_seconds(run) / calls for _ in range(2000 // calls)]}
+        return {"times": [t / calls for t in timed(run, _SECONDS, at_least=20)]}
 
     return answer
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def _prepare(name: str, do: str, what: str, threads: int) -> tuple[Callable[[], Any], int]:

@@ -32,13 +32,13 @@ Results = dict[str, Any]
 
 
 def measure(threads: tuple[int, ...], rounds: int, seconds: float, results: Results, quick: bool = False) -> None:
-    """Fill `results` with times of every shape, transposition and number of threads."""
+    """Put times of every shape and transposition into `results`, beside those of other numbers of threads."""
     results["machine"] = machine.describe(max(threads))
-    results["rows"] = []
-    watch = machine.Watch()
+    results["rows"] = [row for row in results.get("rows", []) if row["threads"] not in threads]
     peers = [p for p, package in PEERS.items() if importlib.util.find_spec(package) is not None]
     shapes = [s for s in SQUARE + TALL if not quick or max(s) <= 1024]
     for count in threads:
+        watch = machine.Watch()
         with ExitStack() as stack:
             running = {p: stack.enter_context(Peer("matmul", p, count)) for p in peers}
             results.setdefault("kernels", {})[str(count)] = running["openblas"].ask(do="about")
@@ -57,7 +57,8 @@ def measure(threads: tuple[int, ...], rounds: int, seconds: float, results: Resu
                 if transposes == TRANSPOSES[-1]:
                     peaks.append(running["firepot"].ask(do="peak")["gflops"])
             results.setdefault("peak", {})[str(count)] = max(peaks)
-    results["others"] = {"the products": watch.others()}
+        results.setdefault("others", {})[f"{count} thread(s)"] = watch.others()
+    results["rows"].sort(key=lambda row: row["threads"])
 
 
 def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:

@@ -102,9 +102,11 @@ def heat_map(
     panel.imshow(logarithms, cmap=colours, vmin=-1.5, vmax=1.5, aspect="auto")
     panel.set_xticks(range(len(columns)), columns)
     panel.xaxis.tick_top()
+    panel.spines[["bottom"]].set_visible(False)
     panel.set_yticks(range(len(names)), names, fontsize=7.5, family="monospace")
     panel.set_title(title, fontsize=11, color=_INK, loc="left", pad=12)
     for y, row in enumerate(ratios):
         for x, value in enumerate(row):
             text = "–" if value is None else f"{value:.2f}"
-            panel.text(x, y, text, ha="center", va="center", fontsize=7.5, color=_INK)
+            dark = value is not None and abs(math.log2(value)) > 1
+            panel.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else _INK)

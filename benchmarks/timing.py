@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-_KEPT = 64
+_KEPT = 24
 
 
 def timed(run: Callable[[], Any], seconds: float, at_least: int = 1) -> list[float]:
