@@ -49,9 +49,7 @@ class _Capture:
 
     def adopt(self, tensor: Tensor) -> Node:
         """Put a placeholder into a tensor that existed before the trace."""
-        value = tensor._value
-        if value.buffer is None:
-            compute([value])
+        value = tensor._value  # if it is still to be computed, that happens before the first run, for all at once
         placeholder = data(value.shape, value.dtype)
         node = placeholder
         if value.requires_grad:
@@ -71,9 +69,10 @@ class _Capture:
             state.trace = before
 
     def created(self, tensor: Tensor) -> None:
-        number = id(tensor)
-        self.own.add(number)
-        self.made.append(ref(tensor, lambda _: self.own.discard(number)))
+        number, own = id(tensor), self.own
+        own.add(number)
+        # The callback holds the set only: a trace keeps some of these references, and must not keep the capture.
+        self.made.append(ref(tensor, lambda _: own.discard(number)))
 
     def depend(self, read: Callable[[], Hashable]) -> None:
         self.conditions.append((read, read()))
@@ -93,7 +92,7 @@ class _Capture:
         if id(tensor) not in self.grads and id(tensor) not in self.own:
             self.grads[id(tensor)] = (tensor, tensor._grad)
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str, value: Node | None = None) -> None:
         raise TraceError(
             f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. Use fp.where for a choice between "
             "values, keep the number as a tensor, or do this outside the jitted function"
@@ -125,12 +124,13 @@ class _Trace:
         waiting = [n for n in nodes if n.buffer is None]
         if waiting:
             compute(waiting)
+        del waiting
         values = [n.buffer for n in nodes]
         for i in self.executor.donated:
             # Held once by its tensor and its node, and by the lists here: else somebody else would see the change.
             if sys.getrefcount(nodes[i]) > 3 or sys.getrefcount(values[i]) > 3:
                 values[i] = values[i].copy()
-        buffers = self.executor(values)
+        buffers = self.executor(values, self._spent(values))
         results = buffers[: len(self.results)]
         for target, buffer in zip(self.targets, buffers[len(self.results) :], strict=True):
             tensor = target() if isinstance(target, ref) else target
@@ -139,6 +139,21 @@ class _Trace:
         for tensor, grad in self.grads:
             tensor._grad = grad
         return _fill(self.template, [_fresh(b, n) for b, n in zip(results, self.results, strict=True)])
+
+
+    def _spent(self, values: list[Any]) -> dict[int, Any]:
+        """Output number -> memory of the value that it replaces, where nobody else holds that: last step's gradients."""
+        found: dict[int, Any] = {}
+        for number, target in enumerate(self.targets, len(self.results)):
+            tensor = target() if isinstance(target, ref) else None
+            if tensor is None:
+                continue
+            node = tensor._value
+            buffer = node.buffer
+            # Each is held by its owner, by the name here and by the call that counts.
+            if buffer is not None and sys.getrefcount(node) <= 3 and sys.getrefcount(buffer) <= 3:
+                found[number] = buffer
+        return found
 
 
 @dataclass(frozen=True)
@@ -231,7 +246,7 @@ class Jitted:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if state.trace is not None:  # inside another capture: part of that program
+        if state.trace is not None or state.transforms:  # part of what captures or transforms the caller
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         key = (_static_key(args, tensors), _static_key(kwargs, tensors), grad_mode.enabled)
@@ -285,6 +300,7 @@ class Jitted:
                     _drop(made._value)
         self.traces += 1
         self._traces.setdefault(key, []).append(trace)
+        capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
         return trace.run(arguments)
 
     def _finish(self, capture: _Capture, result: Any, arguments: list[Tensor], stand_ins: list[Node]) -> _Trace:
@@ -336,17 +352,26 @@ def _drop(node: Node) -> None:
 def jit(function: Callable[..., Any]) -> Jitted:
     """Capture `function` as one native program for each combination of argument shapes, dtypes and Python values.
 
-    Tensors passed in are inputs; tensors that it closes over (parameters, momenta, running statistics, the random
-    key) are state: their present values are read at each call, and in-place updates take effect. Reading a value
-    inside (`.item()`, `if tensor:`) raises TraceError.
+    Tensors passed in are inputs; tensors that it closes over (parameters, momenta, running statistics, the random key)
+    are state: their present values are read at each call, and in-place updates take effect. `train()`, `eval()` and
+    grad mode are watched; other Python values that the function closes over are read once, at the capture. Results are
+    tensors, or containers of tensors and plain values.
 
+    TraceError, naming the line, where the function reads a value (`.item()`, `if tensor:`) or was captured too often;
+    TypeError for arguments that are neither tensors, containers of them nor hashable. `.traces` counts the captures.
+
+    >>> model = nn.Linear(3, 1)
+    >>> opt = fp.optim.SGD(model.parameters(), lr=0.1)
     >>> @fp.jit
     ... def step(x, y):
     ...     opt.zero_grad()
-    ...     loss = F.cross_entropy(model(x), y)
+    ...     loss = F.mse_loss(model(x), y)
     ...     loss.backward()
     ...     opt.step()
     ...     return loss
+    >>> losses = [step(fp.ones(4, 3), fp.zeros(4, 1)).item() for _ in range(3)]
+    >>> losses == sorted(losses, reverse=True), step.traces
+    (True, 1)
     """
     return Jitted(function)
 

@@ -31,20 +31,30 @@ _MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they a
 
 
 class Trace(Protocol):
-    """What `fp.jit` sees of the tensors that a function touches while it is captured."""
+    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded."""
 
     def read(self, tensor: Tensor) -> None: ...
     def created(self, tensor: Tensor) -> None: ...
     def depend(self, read: Callable[[], Hashable]) -> None: ...
     def grad_read(self, tensor: Tensor) -> None: ...
     def grad_written(self, tensor: Tensor) -> None: ...
-    def refuse(self, what: str) -> None: ...
+    def refuse(self, what: str, value: Node | None = None) -> None: ...
+
+
+class Mapping(Protocol):
+    """A function that `fp.vmap` records once for many examples, as random numbers see it."""
+
+    size: int
+    randomness: str  # 'error', 'same' or 'different'
+    index: Node  # the number of the example, 0-d uint64
 
 
 class _State:
     """The one place of the handles' global state."""
 
     trace: Trace | None = None
+    transforms = 0  # how many functional transforms are running a function: jitted functions are part of it then
+    mappings: tuple[Mapping, ...] = ()  # the outermost first
     eager = False
     epoch = 0  # grows with every change of declared Python state
 
@@ -291,7 +301,7 @@ class Tensor:
 
     def _realised(self, what: str) -> Buffer:
         if state.trace is not None:
-            state.trace.refuse(what)
+            state.trace.refuse(what, self._value)
         value = self._value
         if value.buffer is None:
             compute([value])
@@ -473,6 +483,8 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         if dtype is None:
             dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
         return ew.constant(value, dtype or default_dtype())
+    if hasattr(value, "as_tensor"):  # a symbolic position
+        return node_of(value.as_tensor(), dtype)
     if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
         value = [v.detach().numpy() if isinstance(v, Tensor) else v for v in value]
     array = np.asarray(value)
@@ -498,6 +510,7 @@ def default_dtype() -> DType:
 
 
 def set_default_dtype(dtype: DType) -> None:
+    """Set the dtype that Python floats get; floating dtypes only (TypeError else)."""
     if not dtype.is_floating_point:
         raise TypeError(f"set_default_dtype: only floating-point dtypes are supported, not {dtype.name}")
     _Default.dtype = dtype
@@ -574,7 +587,9 @@ def compute(nodes: Iterable[Node]) -> None:
 def eval(*tensors: Any) -> None:
     """Compute tensors (or lists, tuples and dicts of them) now, all in one program.
 
-    >>> y = fp.exp(x)
+    TraceError inside fp.jit; IndexError where an index that they depend on is out of range.
+
+    >>> y = fp.exp(fp.zeros(3))
     >>> fp.eval(y)
     """
     if state.trace is not None:
@@ -719,7 +734,9 @@ def _gradients(
                 raise RuntimeError(f"{what}: gradient has shape {list(g.shape)}, the tensor {list(node.shape)}")
         cotangents[node] = ew.add(cotangents[node], g) if node in cotangents else g
     wrt = None if inputs is None else [i._node for i in inputs]
-    return gradients(cotangents, wrt, create_graph, _run_hooks)
+    found = gradients(cotangents, wrt, create_graph, _run_hooks)
+    # A rule may give a node of the forward pass as it is (the gradient of exp is its result), history included.
+    return found if create_graph else {n: detach(g) for n, g in found.items()}
 
 
 def _run_hooks(node: Node, g: Node) -> Node:
@@ -728,7 +745,7 @@ def _run_hooks(node: Node, g: Node) -> Node:
     if owner is not None:
         hooks += owner.__dict__.get("_leaf_hooks", ())
     for hook in hooks:
-        replaced = hook(wrap(g))
+        replaced = hook(wrap(g if grad_mode.enabled else detach(g)))
         if replaced is not None:
             g = replaced._node
     return g
@@ -762,7 +779,15 @@ class _GradSwitch:
 
 
 def no_grad(function: Callable[..., Any] | None = None) -> Any:
-    """Record no history inside: `with fp.no_grad(): …` or as a decorator."""
+    """Record no history inside: `with fp.no_grad(): …` or as a decorator.
+
+    >>> w = fp.ones(2, requires_grad=True)
+    >>> with fp.no_grad():
+    ...     w.mul_(3.0)
+    ...     print((w * 2).requires_grad)
+    tensor([3., 3.], requires_grad=True)
+    False
+    """
     return _GradSwitch(False) if function is None else _GradSwitch(False)(function)
 
 
@@ -787,4 +812,5 @@ class set_grad_enabled(_GradSwitch):
 
 
 def is_grad_enabled() -> bool:
+    """Whether operations record history: False under no_grad."""
     return grad_mode.enabled

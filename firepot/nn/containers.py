@@ -9,9 +9,13 @@ from firepot.nn.module import Module, Parameter
 
 
 class Sequential(Module):
-    """Modules applied one after another.
+    """Modules applied one after another; given as arguments, or as an ordered dict of names.
+
+    Indexing gives a module, slicing another Sequential.
 
     >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> model[:2](fp.randn(5, 784)).shape
+    (5, 100)
     """
 
     def __init__(self, *args: Any) -> None:
@@ -46,7 +50,12 @@ class Sequential(Module):
 
 
 class ModuleList(Module):
-    """A list whose modules are submodules."""
+    """A list whose modules are submodules, named by their numbers.
+
+    >>> layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+    >>> len(layers), len(list(layers.parameters()))
+    (3, 6)
+    """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
@@ -76,7 +85,12 @@ class ModuleList(Module):
 
 
 class ModuleDict(Module):
-    """A dict whose modules are submodules."""
+    """A dict whose modules are submodules, named by their keys.
+
+    >>> heads = nn.ModuleDict({"digit": nn.Linear(8, 10), "parity": nn.Linear(8, 2)})
+    >>> heads["parity"](fp.randn(3, 8)).shape
+    (3, 2)
+    """
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         super().__init__()
@@ -115,7 +129,11 @@ class ModuleDict(Module):
 
 
 class ParameterList(Module):
-    """A list whose tensors are parameters."""
+    """A list whose tensors are parameters, named by their numbers.
+
+    >>> len(list(nn.ParameterList([fp.ones(2), fp.ones(3)]).parameters()))
+    2
+    """
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         super().__init__()

@@ -8,11 +8,17 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.graph.node import detach
-from firepot.tensor import Tensor, depend_on, no_grad, state_changed
+from firepot.tensor import Device, Tensor, depend_on, no_grad, state_changed
 
 
 class Parameter(Tensor):
-    """A tensor that a Module trains: assigned to a module's attribute, it becomes one of its parameters."""
+    """A tensor that a Module trains: assigned to a module's attribute, it becomes one of its parameters.
+
+    A leaf that requires grad, with the value of `data` (floating point).
+
+    >>> nn.Parameter(fp.zeros(2)).requires_grad
+    True
+    """
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
         super().__init__(detach(data._node))
@@ -62,6 +68,9 @@ class Module:
     ...         self.layer = nn.Linear(4, 2)
     ...     def forward(self, x):
     ...         return self.layer(x).relu()
+    >>> net = Net()
+    >>> net(fp.randn(3, 4)).shape, list(net.state_dict())
+    ((3, 2), ['layer.weight', 'layer.bias'])
     """
 
     def __init__(self) -> None:
@@ -261,7 +270,10 @@ class Module:
                 p.grad.zero_()
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Convert floating parameters and buffers to a dtype; the device can only be the CPU."""
+        """Convert floating parameters and buffers to a dtype. RuntimeError for a device that is not the CPU."""
+        for device in (*(a for a in args if isinstance(a, (str, Device))), kwargs.get("device")):
+            if device is not None:
+                Device(device)
         dtype = kwargs.get("dtype") or next((a for a in args if isinstance(a, DType)), None)
         if dtype is not None:
             for m in self.modules():

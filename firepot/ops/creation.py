@@ -16,7 +16,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
 from firepot.runtime.buffer import Buffer
-from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
+from firepot.tensor import Device, Tensor, default_dtype, node_of, state, wrap
 
 __all__ = [
     "arange", "as_tensor", "asarray", "broadcast_tensors", "clone", "empty", "empty_like", "empty_permuted",
@@ -59,17 +59,46 @@ def shape_of(size: Sequence[Any]) -> tuple[int, ...]:
 def tensor(data: Any, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any) -> Tensor:
     """A tensor with a copy of numbers, nested lists, a NumPy array or another tensor.
 
-    Whole numbers give int64 and other numbers the default dtype (float32), unless `dtype` says otherwise.
+    Whole numbers give int64 and other numbers the default dtype (float32), unless `dtype` says otherwise; arrays keep
+    theirs. TypeError for ragged lists and dtypes that Firepot lacks, RuntimeError for a number that `dtype` cannot
+    hold.
 
     >>> fp.tensor([[1, 2], [3, 4]], dtype=fp.float32)
+    tensor([[1., 2.],
+            [3., 4.]])
     """
     if isinstance(data, Tensor):
         data = data.detach()
+    if isinstance(data, (bool, int, float)):
+        return _finish(_number(data, dtype or number_dtype(data)), requires_grad, placement)
     return _finish(node_of(data, dtype), requires_grad, placement)
 
 
+def _number(value: Number, dtype: DType) -> Node:
+    """A 0-d node that holds a number. It is a value, not a constant, so that the program that uses it serves other
+    numbers too; in a captured function, where it can only ever be this one, it is a constant."""
+    if dtype.is_integer:
+        if not math.isfinite(value):
+            raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name}")
+        value, high = int(value), 2 ** (8 * dtype.size - dtype.is_signed) - 1
+        if not -high - dtype.is_signed <= value <= high:
+            raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name} without overflow")
+        if value < 0 and not dtype.is_signed:  # as in two's complement, which PyTorch allows
+            value += high + 1
+    if state.trace is not None:
+        return ew.constant(value, dtype)
+    with np.errstate(over="ignore"):
+        if dtype is dtypes.bfloat16:
+            return node_of(np.asarray(value, np.float32), dtype)
+        return node_of(np.asarray(value, dtype.numpy), dtype)
+
+
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
-    """A tensor as it is, anything else as by `tensor`."""
+    """A tensor as it is, anything else as by `tensor` (a copy).
+
+    >>> fp.as_tensor([1, 2])
+    tensor([1, 2])
+    """
     if isinstance(data, Tensor):
         return data if dtype is None or dtype is data.dtype else wrap(ew.cast(data._node, dtype))
     return tensor(data, dtype=dtype, device=device)
@@ -79,21 +108,37 @@ asarray = as_tensor
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch)."""
+    """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch).
+
+    TypeError for what is no array, or of a dtype that Firepot lacks.
+
+    >>> fp.from_numpy(np.eye(2))
+    tensor([[1., 0.],
+            [0., 1.]], dtype=firepot.float64)
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
     return wrap(data(array.shape, dtypes.from_numpy(array.dtype), Buffer.from_numpy(np.ascontiguousarray(array))))
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """A tensor with a copy of what another library exports through DLPack."""
+    """A tensor with a copy of what another library exports through DLPack.
+
+    >>> fp.from_dlpack(np.arange(3))
+    tensor([0, 1, 2])
+    """
     return from_numpy(np.array(np.from_dlpack(source)))
 
 
 def full(
     size: Sequence[int], fill_value: Any, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any
 ) -> Tensor:  # fmt: skip
-    """A tensor of one value, a number or a 0-d tensor."""
+    """A tensor of one value, a number or a 0-d tensor; its dtype is the value's, unless given.
+
+    >>> fp.full((2, 2), 7)
+    tensor([[7, 7],
+            [7, 7]])
+    """
     return _finish(_filled(shape_of((size,)), fill_value, dtype), requires_grad, placement)
 
 
@@ -106,10 +151,20 @@ def _filled(shape: tuple[int, ...], value: Any, dtype: DType | None) -> Node:
 
 
 def zeros(*size: Any, dtype: DType | None = None, requires_grad: bool = False, **placement: Any) -> Tensor:
+    """Zeros of a shape, given as numbers or as one tuple; float32 unless `dtype` says otherwise.
+
+    >>> fp.zeros(2, 3).shape
+    (2, 3)
+    """
     return _finish(ew.full(_shape_given(size, placement), 0, dtype or default_dtype()), requires_grad, placement)
 
 
 def ones(*size: Any, dtype: DType | None = None, requires_grad: bool = False, **placement: Any) -> Tensor:
+    """Ones of a shape, given as numbers or as one tuple; float32 unless `dtype` says otherwise.
+
+    >>> fp.ones(2, dtype=fp.int64)
+    tensor([1, 1])
+    """
     return _finish(ew.full(_shape_given(size, placement), 1, dtype or default_dtype()), requires_grad, placement)
 
 
@@ -148,18 +203,21 @@ def fill(input: Tensor, value: Any) -> Tensor:
 def zeros_like(
     input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any
 ) -> Tensor:
+    """Zeros with the shape of `input`, and its dtype unless one is given."""
     return _finish(ew.full(input.shape, 0, dtype or input.dtype), requires_grad, placement)
 
 
 def ones_like(
     input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any
 ) -> Tensor:
+    """Ones with the shape of `input`, and its dtype unless one is given."""
     return _finish(ew.full(input.shape, 1, dtype or input.dtype), requires_grad, placement)
 
 
 def full_like(
     input: Tensor, fill_value: Any, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any
 ) -> Tensor:
+    """One value with the shape of `input`, and its dtype unless one is given."""
     return _finish(_filled(input.shape, fill_value, dtype or input.dtype), requires_grad, placement)
 
 
@@ -173,7 +231,7 @@ def scalar_tensor(
 empty_like = zeros_like
 
 
-def _number(value: Any) -> Number:
+def _plain(value: Any) -> Number:
     return value.item() if isinstance(value, Tensor) else value
 
 
@@ -181,10 +239,16 @@ def arange(
     start: Any, end: Any = None, step: Any = 1, *, dtype: DType | None = None, requires_grad: bool = False,
     **placement: Any,
 ) -> Tensor:  # fmt: skip
-    """start, start + step, … below end (above, for a negative step)."""
+    """start, start + step, … below end (above, for a negative step). One number is the end. RuntimeError for step 0.
+
+    Whole numbers give int64, others the default dtype.
+
+    >>> fp.arange(5), fp.arange(1.0, 0.0, -0.25)
+    (tensor([0, 1, 2, 3, 4]), tensor([1.0000, 0.7500, 0.5000, 0.2500]))
+    """
     if end is None:
         start, end = 0, start
-    start, end, step = _number(start), _number(end), _number(step)
+    start, end, step = _plain(start), _plain(end), _plain(step)
     if step == 0:
         raise RuntimeError("arange: step must not be zero")
     whole = all(isinstance(v, int) for v in (start, end, step))
@@ -223,7 +287,11 @@ def _steps(what: str, start: Any, end: Any, steps: Any) -> Node:
 def linspace(
     start: Any, end: Any, steps: int, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any
 ) -> Tensor:
-    """`steps` numbers from start to end, both included."""
+    """`steps` numbers from start to end, both included.
+
+    >>> fp.linspace(0, 1, 5)
+    tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
+    """
     target = dtype or default_dtype()
     if target.kind != "f" and not isinstance(start, Tensor) and not isinstance(end, Tensor):
         start, end = int(start), int(end)
@@ -245,7 +313,12 @@ def logspace(
 def eye(
     n: int, m: int | None = None, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any
 ) -> Tensor:
-    """Ones on the diagonal of an n × m matrix, zeros elsewhere."""
+    """Ones on the diagonal of an n × m matrix (m defaults to n), zeros elsewhere.
+
+    >>> fp.eye(2)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     m = n if m is None else m
     if n < 0 or m < 0:
         raise RuntimeError(f"eye: sizes must not be negative, got {n} and {m}")
@@ -270,14 +343,16 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
 
 
 def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors expanded to their common shape. RuntimeError where there is none."""
     shape = broadcast_shapes(*(t.shape for t in tensors))
     return tuple(wrap(views.expand(t._node, shape)) for t in tensors)
 
 
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
-    """The same value under a new handle; differentiable. Tensors share no memory that can change."""
+    """The same value under a new handle; differentiable. Tensors share no memory that can change, so this is free."""
     return wrap(views.reshape(input._node, input.shape))
 
 
 def is_tensor(value: Any) -> bool:
+    """Whether `value` is a Tensor."""
     return isinstance(value, Tensor)

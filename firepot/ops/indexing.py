@@ -14,6 +14,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather as ga
 from firepot.graph.primitives import views
 from firepot.ops.broadcast import axis_of, broadcast_shapes, expand
+from firepot.ops.reindex import domain_of, read
 from firepot.tensor import Tensor, caller_site, node_of, wrap
 
 __all__ = [
@@ -152,6 +153,9 @@ class _Plan:
 
 def getitem(input: Tensor, index: Any) -> Tensor:
     """input[index], with NumPy's and PyTorch's rules for slices, None, …, integers, masks and integer tensors."""
+    domain = domain_of(input, index)
+    if domain is not None:
+        return read(input, index, domain)
     x = input._node
     plan = _Plan(x, index)
     view = plan.viewed(x)

@@ -18,7 +18,7 @@ from firepot.graph.primitives import gather, views
 from firepot.graph.primitives.reduce import reduce
 from firepot.ops.broadcast import Number, expand, floating
 from firepot.ops.creation import placed, shape_of
-from firepot.tensor import Tensor, caller_site, default_dtype, node_of, outside_trace, wrap
+from firepot.tensor import Tensor, caller_site, default_dtype, node_of, outside_trace, state, wrap
 
 __all__ = [
     "Generator", "bernoulli", "bernoulli_", "cauchy_", "default_generator", "dropout_mask", "exponential_", "geometric_",
@@ -29,10 +29,13 @@ __all__ = [
 
 
 class Generator:
-    """A stream of random numbers.
+    """A stream of random numbers: the same for the same seed, whatever the shapes and threads. The default one is
+    `fp.manual_seed`'s.
 
     >>> g = fp.Generator().manual_seed(7)
-    >>> fp.rand(3, generator=g)
+    >>> first = fp.rand(3, generator=g)
+    >>> fp.equal(first, fp.rand(3, generator=g.manual_seed(7)))
+    True
     """
 
     def __init__(self, device: Any = "cpu") -> None:
@@ -70,11 +73,20 @@ class Generator:
         self._offset._rebind(ew.cast(select(state, 0, 1)._node, dtypes.uint64))
 
     def bits(self, shape: tuple[int, ...]) -> Node:
-        """uint32 words, different at every call."""
-        offset = self._offset._node
-        node = ew.random_bits(self._key._node, shape, offset)
-        self._offset._rebind(ew.add(offset, ew.constant(max(math.prod(shape), 1), dtypes.uint64)))
-        return node
+        """uint32 words, different at every call. Under fp.vmap those of the examples follow one another."""
+        offset = start = self._offset._node
+        count = max(math.prod(shape), 1)
+        for mapping in reversed(state.mappings):
+            if mapping.randomness == "error":
+                raise RuntimeError(
+                    "vmap: the function draws random numbers; say with randomness='different' or 'same' whether each "
+                    "example gets its own"
+                )
+            if mapping.randomness == "different":
+                start = ew.add(start, ew.mul(mapping.index, ew.constant(count, dtypes.uint64)))
+                count *= max(mapping.size, 1)
+        self._offset._rebind(ew.add(offset, ew.constant(count, dtypes.uint64)))
+        return ew.random_bits(self._key._node, shape, start)
 
 
 def _array(value: int) -> Any:
@@ -92,18 +104,22 @@ def manual_seed(seed: int) -> Generator:
 
 
 def seed() -> int:
+    """Start the default generator at a seed from the operating system; returns it."""
     return default_generator.seed()
 
 
 def initial_seed() -> int:
+    """The seed that the default generator was started with."""
     return default_generator.initial_seed()
 
 
 def get_rng_state() -> Tensor:
+    """The default generator's state, an int64 tensor for set_rng_state."""
     return default_generator.get_state()
 
 
 def set_rng_state(new_state: Tensor) -> None:
+    """Go on where get_rng_state was called."""
     default_generator.set_state(new_state)
 
 
@@ -133,7 +149,11 @@ def rand(
     *size: Any, generator: Generator | None = None, dtype: DType | None = None, requires_grad: bool = False,
     **placement: Any,
 ) -> Tensor:  # fmt: skip
-    """Uniform in [0, 1)."""
+    """Uniform in [0, 1), floating dtypes.
+
+    >>> fp.rand(2, 3).shape
+    (2, 3)
+    """
     return placed(_uniform(_size(size, placement), dtype or default_dtype(), generator), requires_grad, placement)
 
 
@@ -141,7 +161,11 @@ def randn(
     *size: Any, generator: Generator | None = None, dtype: DType | None = None, requires_grad: bool = False,
     **placement: Any,
 ) -> Tensor:  # fmt: skip
-    """Normal with mean 0 and variance 1."""
+    """Normal with mean 0 and variance 1, floating dtypes.
+
+    >>> fp.randn(2, 3, dtype=fp.float64).dtype
+    firepot.float64
+    """
     return placed(_normal(_size(size, placement), dtype or default_dtype(), generator), requires_grad, placement)
 
 
@@ -150,10 +174,12 @@ def _size(size: Any, placement: dict[str, Any]) -> tuple[int, ...]:
 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any) -> Tensor:
+    """Uniform in [0, 1) with the shape of `input`, and its dtype unless one is given."""
     return rand(input.shape, dtype=dtype or input.dtype, requires_grad=requires_grad, **placement)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, requires_grad: bool = False, **placement: Any) -> Tensor:
+    """Normal with the shape of `input`, and its dtype unless one is given."""
     return randn(input.shape, dtype=dtype or input.dtype, requires_grad=requires_grad, **placement)
 
 
@@ -161,7 +187,12 @@ def randint(
     low: Any, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
     requires_grad: bool = False, **placement: Any,
 ) -> Tensor:  # fmt: skip
-    """Whole numbers in low … high − 1. randint(high, size) starts at 0."""
+    """Whole numbers in low … high − 1; int64 unless given. randint(high, size) starts at 0. RuntimeError unless low <
+    high.
+
+    >>> fp.randint(3, 5, (100,)).unique()
+    tensor([3, 4])
+    """
     if size is None:
         low, high, size = 0, low, high
     elif high is None:
@@ -195,7 +226,11 @@ def randperm(
     n: int, *, generator: Generator | None = None, dtype: DType | None = None, requires_grad: bool = False,
     **placement: Any,
 ) -> Tensor:  # fmt: skip
-    """0 … n − 1 in random order."""
+    """0 … n − 1 in random order.
+
+    >>> fp.randperm(5).sort().values
+    tensor([0, 1, 2, 3, 4])
+    """
     if n < 0:
         raise RuntimeError(f"randperm: n must not be negative, got {n}")
     source = generator or default_generator
@@ -347,5 +382,6 @@ def _floating_only(self: Tensor, what: str) -> DType:
 
 
 def random_(self: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+    """Overwrite with whole numbers in low … high − 1 (by default all that the dtype counts exactly)."""
     limit = high if high is not None else (2**24 if self.dtype.kind == "f" else 2 ** (self.dtype.size * 8 - 1) - 1)
     return _fill(self, randint(low, limit, self.shape)._node)

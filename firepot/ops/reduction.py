@@ -97,6 +97,12 @@ def var(
     *,
     correction: float | None = None,
 ) -> Tensor:
+    """The variance over `dim` (default: all): Σ (x − mean)² / (n − correction), correction 1 unless given (0 if not
+    unbiased).
+
+    >>> fp.var(fp.tensor([1.0, 2.0, 3.0]))
+    tensor(1.)
+    """
     return var_mean(input, dim, unbiased, keepdim, correction=correction)[0]
 
 
@@ -104,6 +110,7 @@ def std(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> Tensor:
+    """The square root of the variance; arguments as var's."""
     return wrap(ew.unary("sqrt", var(input, dim, unbiased, keepdim, correction=correction)._node))
 
 
@@ -111,6 +118,7 @@ def std_mean(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """(standard deviation, mean); arguments as var's."""
     v, m = var_mean(input, dim, unbiased, keepdim, correction=correction)
     return wrap(ew.unary("sqrt", v._node)), m
 
@@ -216,15 +224,18 @@ def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 
 
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
+    """The number of elements other than zero over `dim` (default: all), int64."""
     return sum(wrap(ew.cast(input._node, dtypes.bool_)), dim)
 
 
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """The sum without NaN."""
     x = input._node
     return sum(wrap(ew.where(ew.predicate("isnan", x), ew.like(x, 0), x)), dim, keepdim)
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """The mean of what is not NaN."""
     number = ew.unary("not", ew.predicate("isnan", input._node))
     count = sum(wrap(ew.cast(number, input.dtype)), dim, keepdim)
     return wrap(ew.div(nansum(input, dim, keepdim)._node, count._node))

@@ -51,6 +51,7 @@ view = reshape
 
 
 def view_as(input: Tensor, other: Tensor) -> Tensor:
+    """The elements under the shape of `other`."""
     return reshape(input, other.shape)
 
 
@@ -70,6 +71,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension."""
     return reshape(input, -1) if input._value.size else reshape(input, 0)
 
 
@@ -161,6 +163,7 @@ broadcast_to = expand
 
 
 def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """Repeated along dimensions of size 1 to the shape of `other`."""
     return expand(input, other.shape)
 
 
@@ -176,6 +179,7 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
 
 
 def tile(input: Tensor, *dims: Any) -> Tensor:
+    """Repeated `dims` times along each dimension; missing numbers are 1."""
     times = _sizes(dims)
     return repeat(input, [1] * (input.ndim - len(times)) + times)
 
@@ -264,6 +268,7 @@ def _at_least(tensors: Sequence[Tensor], rank: int) -> list[Tensor]:
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the second dimension (the first, of vectors)."""
     if not tensors:
         raise RuntimeError("hstack: expected a non-empty list of tensors")
     rows = _at_least(tensors, 1)
@@ -271,6 +276,7 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the first dimension; vectors are rows."""
     if not tensors:
         raise RuntimeError("vstack: expected a non-empty list of tensors")
     return cat(_at_least(tensors, 2), 0)
@@ -297,11 +303,13 @@ def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Ten
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` parts of one size along `dim`, the last perhaps smaller."""
     d = axis_of(dim, input.ndim, "chunk")
     return split(input, max(1, -(-input.shape[d] // chunks)), d)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The slices along `dim`, which vanishes."""
     d = axis_of(dim, input.ndim, "unbind")
     return tuple(select(input, d, i) for i in range(input.shape[d]))
 
@@ -339,14 +347,14 @@ def flip(input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
 
 
 def fliplr(input: Tensor) -> Tensor:
-    """Columns in reversed order."""
+    """The second dimension backwards."""
     if input.ndim < 2:
         raise RuntimeError(f"fliplr: expected at least 2 dimensions, got shape {list(input.shape)}")
     return flip(input, 1)
 
 
 def flipud(input: Tensor) -> Tensor:
-    """Rows in reversed order."""
+    """The first dimension backwards."""
     if not input.ndim:
         raise RuntimeError("flipud: expected at least 1 dimension, got a 0-d tensor")
     return flip(input, 0)
@@ -473,4 +481,5 @@ def slice_empty(input: Tensor) -> Tensor:
 
 
 def numel(input: Tensor) -> int:
+    """The number of elements, as a Python int."""
     return input._value.size

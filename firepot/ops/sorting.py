@@ -40,10 +40,12 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
 
 
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """The indices that sort along `dim`, int64; equal elements keep their order."""
     return sort(input, dim, descending).indices
 
 
 def msort(input: Tensor) -> Tensor:
+    """Sorted along the first dimension."""
     return sort(input, 0).values
 
 

@@ -33,7 +33,17 @@ def _decayed(parameter: Tensor, gradient: Tensor, group: Group) -> tuple[Tensor,
 
 
 class Adam(Optimizer):
-    """Kingma and Ba, Adam: a method for stochastic optimization (2014); amsgrad: Reddi et al. (2018)."""
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − lr · m̂ / (√v̂ + eps), with m̂ and v̂ corrected for their
+    start at zero.
+
+    weight_decay adds that multiple of θ to g; amsgrad divides by the largest v so far. ValueError for settings out of
+    range. Kingma and Ba, Adam: a method for stochastic optimization (2014); amsgrad: Reddi et al. (2018).
+
+    >>> model = nn.Linear(3, 1)
+    >>> opt = fp.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.999))
+    >>> model(fp.ones(2, 3)).sum().backward()
+    >>> opt.step()
+    """
 
     decoupled = False
 
@@ -76,7 +86,11 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay. Loshchilov and Hutter (2017)."""
+    """Adam with decoupled weight decay: θ shrinks by lr · weight_decay, beside Adam's step. Loshchilov and Hutter
+    (2017).
+
+    >>> opt = fp.optim.AdamW([nn.Parameter(fp.ones(3))], lr=3e-4, weight_decay=0.05)
+    """
 
     decoupled = True
 
@@ -147,7 +161,12 @@ class Adamax(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """Steps divided by a running root mean square. Tieleman and Hinton (2012); centred: Graves (2013)."""
+    """v ← αv + (1 − α)g², θ ← θ − lr · g / (√v + eps), with momentum on the step if wanted. Tieleman and Hinton (2012).
+
+    centered subtracts the running mean's square from v: Graves (2013).
+
+    >>> opt = fp.optim.RMSprop([nn.Parameter(fp.ones(3))], lr=1e-2)
+    """
 
     def __init__(
         self, params: Any, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0,
@@ -187,7 +206,10 @@ class RMSprop(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Steps divided by the root of the sum of squares. Duchi et al. (2011)."""
+    """s ← s + g², θ ← θ − lr · g / (√s + eps); lr falls with lr_decay. Duchi et al. (2011).
+
+    >>> opt = fp.optim.Adagrad([nn.Parameter(fp.ones(3))], lr=1e-2)
+    """
 
     def __init__(
         self, params: Any, lr: float = 1e-2, lr_decay: float = 0, weight_decay: float = 0,
@@ -435,7 +457,11 @@ def _orthogonal(x: Tensor, coefficients: tuple[float, float, float], steps: int,
 
 
 class Lion(Optimizer):
-    """Steps by the sign of an interpolated momentum. Chen et al., Symbolic discovery of optimization algorithms (2023)."""
+    """Steps by the sign of an interpolated momentum, with decoupled weight decay; wants about a tenth of Adam's rate.
+    Chen et al., Symbolic discovery of optimization algorithms (2023).
+
+    >>> opt = fp.optim.Lion([nn.Parameter(fp.ones(3))], lr=1e-4)
+    """
 
     def __init__(
         self, params: Any, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0
@@ -455,7 +481,11 @@ class Lion(Optimizer):
 
 
 class LAMB(Optimizer):
-    """Adam with a trust ratio for each parameter. You et al., Large batch optimization for deep learning (2019)."""
+    """Adam whose step is scaled, for each parameter, by ‖θ‖ over the step's norm. You et al., Large batch optimization
+    for deep learning (2019).
+
+    >>> opt = fp.optim.LAMB([nn.Parameter(fp.ones(3))], lr=1e-3)
+    """
 
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,

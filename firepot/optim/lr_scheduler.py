@@ -18,7 +18,9 @@ __all__ = [
 
 
 class LRScheduler:
-    """The base: subclasses give the rates of each epoch by `get_lr`."""
+    """The base: subclasses give the rates of each epoch by `get_lr`. Call `step()` after an epoch's (or a batch's) last
+    `optimizer.step()`. A new rate needs no new program, also under `fp.jit`.
+    """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self.optimizer = optimizer
@@ -62,7 +64,14 @@ class LRScheduler:
 
 
 class LambdaLR(LRScheduler):
-    """The initial rate times a function of the epoch."""
+    """The initial rate times a function of the epoch (or one function for each group).
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=0.5)
+    >>> schedule = fp.optim.lr_scheduler.LambdaLR(opt, lambda epoch: 1 / (epoch + 1))
+    >>> schedule.step()
+    >>> schedule.get_last_lr()
+    [0.25]
+    """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         count = len(optimizer.param_groups)
@@ -90,7 +99,13 @@ class MultiplicativeLR(LambdaLR):
 
 
 class StepLR(LRScheduler):
-    """Times gamma every step_size epochs."""
+    """Times gamma every step_size epochs.
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=0.5)
+    >>> schedule = fp.optim.lr_scheduler.StepLR(opt, step_size=2, gamma=0.5)
+    >>> [schedule.step() or schedule.get_last_lr()[0] for _ in range(4)]
+    [0.5, 0.25, 0.25, 0.125]
+    """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size, self.gamma = step_size, gamma
@@ -188,7 +203,13 @@ class PolynomialLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """From the initial rate to eta_min along half a cosine in T_max epochs. Loshchilov and Hutter, SGDR (2016)."""
+    """From the initial rate to eta_min along half a cosine in T_max epochs. Loshchilov and Hutter, SGDR (2016).
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=1.0)
+    >>> schedule = fp.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=2)
+    >>> [schedule.step() or round(schedule.get_last_lr()[0], 3) for _ in range(2)]
+    [0.5, 0.0]
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = T_max, eta_min
@@ -258,6 +279,12 @@ class OneCycleLR(LRScheduler):
     """Up to max_lr and down again in total_steps steps; momentum goes the other way. Smith and Topin (2017).
 
     To be stepped after every batch.
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=0.1, momentum=0.9)
+    >>> schedule = fp.optim.lr_scheduler.OneCycleLR(opt, max_lr=1.0, total_steps=10)
+    >>> rates = [schedule.step() or schedule.get_last_lr()[0] for _ in range(9)]
+    >>> rates.index(max(rates))
+    1
     """
 
     def __init__(
@@ -454,7 +481,15 @@ class ChainedScheduler(LRScheduler):
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """Times factor when a metric has not improved for more than `patience` epochs. Call `step(metric)`."""
+    """Times factor when a metric has not improved for more than `patience` epochs. Call `step(metric)`.
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=1.0)
+    >>> schedule = fp.optim.lr_scheduler.ReduceLROnPlateau(opt, factor=0.5, patience=0)
+    >>> for loss in (3.0, 2.0, 2.0):
+    ...     schedule.step(loss)
+    >>> opt.param_groups[0]["lr"]
+    0.5
+    """
 
     def __init__(
         self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,

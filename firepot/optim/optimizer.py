@@ -61,11 +61,21 @@ _SCHEDULE = frozenset(("initial_lr", "max_lr", "min_lr", "max_momentum", "base_m
 
 
 class Optimizer:
-    """Holds parameter groups and each parameter's state. Subclasses define `update`.
+    """Holds parameter groups and each parameter's state. Subclasses define `update`, and `initial` if they have state.
 
     Args:
         params: parameters, (name, parameter) pairs, or dicts with "params" and settings of their own.
         defaults: the settings of groups that do not give them.
+
+    >>> class SignDescent(fp.optim.Optimizer):
+    ...     def update(self, parameter, gradient, state, group):
+    ...         parameter.sub_(gradient.sign() * group.tensor("lr"))
+    >>> weight = nn.Parameter(fp.tensor([1.0, -1.0]))
+    >>> opt = SignDescent([weight], {"lr": 0.25})
+    >>> weight.square().sum().backward()
+    >>> opt.step()
+    >>> weight.tolist()
+    [0.75, -0.75]
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import firepot as fp
 from firepot import nn
+from firepot.compiler.driver import statistics
 
 F = nn.functional
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -146,3 +147,17 @@ def test_cyclic_rates(mode: str) -> None:
         b.step()
         ours.step()
         theirs.step()
+
+
+def test_a_schedule_needs_no_new_programs_in_a_plain_loop() -> None:
+    weight = nn.Parameter(fp.tensor([1.0, -2.0, 3.0]))
+    optimizer = fp.optim.Adam([weight], lr=0.1)
+    schedule = fp.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    programs = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+        schedule.step()
+        programs.append(statistics()["programs"])
+    assert programs[2:] == [programs[2]] * 4

@@ -13,7 +13,7 @@ from typing import Any
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
-from firepot.graph.node import Elementwise, Node, Primitive, Shape, View, apply, data_primitive
+from firepot.graph.node import Elementwise, Node, Primitive, Shape, View, apply, data_primitive, unchanged
 from firepot.graph.primitives import views
 from firepot.kernels.loops import CheckedIndex, Const, Expr, Op, Position
 
@@ -129,15 +129,15 @@ def sub(a: Node, b: Node) -> Node:
 def mul(a: Node, b: Node) -> Node:
     if a.dtype.kind == "f":  # multiplying by one is exact for every float, NaN included
         if constant_value(b) == 1:
-            return a
+            return unchanged(a)
         if constant_value(a) == 1:
-            return b
+            return unchanged(b)
     return apply(mul_primitive, (a, b))
 
 
 def div(a: Node, b: Node) -> Node:
     if constant_value(b) == 1:
-        return a
+        return unchanged(a)
     return apply(div_primitive, (a, b))
 
 
@@ -339,7 +339,7 @@ where_primitive = Scalar("where", lambda g, y, c, a, b: (None, where(c, g, like(
 
 def where(condition: Node, a: Node, b: Node) -> Node:
     if a is b:
-        return a
+        return unchanged(a)
     return apply(where_primitive, (condition, a, b))
 
 
@@ -378,7 +378,7 @@ bitcast_primitive = _Bitcast()
 
 def cast(x: Node, dtype: DType) -> Node:
     if x.dtype is dtype:
-        return x
+        return unchanged(x)
     if x.primitive is constant_primitive:
         value = x.params[0]
         if dtype.kind == "f" or (isinstance(value, int) and -128 <= value < 128 and dtype.kind != "u"):
@@ -452,5 +452,5 @@ def random_bits(key: Node, shape: Shape, offset: Node) -> Node:
 
 
 def is_leaf(node: Node) -> bool:
-    """Whether the node's value comes from outside the program."""
-    return node.buffer is not None or node.primitive is data_primitive
+    """Whether the node's value comes from outside the program. A constant's never does, even once it was computed."""
+    return node.primitive is data_primitive or (node.buffer is not None and node.primitive is not constant_primitive)

@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Opaque, Primitive, Shape, apply, grad_mode
+from firepot.graph.node import Batching, Node, Opaque, Primitive, Shape, apply, grad_mode
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import reduce
@@ -34,6 +34,18 @@ class Take(Primitive):
         x, *indices = node.inputs
         zeros = ew.like(x, 0)
         return [scatter(zeros, g, indices, node.params[0], "add"), *[None] * len(indices)]
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        x, *indices = inputs
+        axes = node.params[0]
+        if any(batched[1:]):
+            if not batched[0]:
+                spread = batching.spread(indices, batched[1:])
+                return take(x, spread, axes)
+            return take(x, *_positions(batching, indices, batched[1:], axes))
+        rank = len(indices[0].shape)
+        taken = take(x, indices, tuple(a + 1 for a in axes))  # the indices' shape, the examples, the rest
+        return views.permute(taken, (rank, *range(rank), *range(rank + 1, len(taken.shape))))
 
 
 class Scatter(Opaque):
@@ -69,6 +81,26 @@ class Scatter(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.scatter(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        x, updates = batching.spread(inputs[:2], batched[:2])
+        indices = inputs[2:]
+        axes, mode = node.params
+        if any(batched[2:]):
+            return scatter(x, updates, *_positions(batching, indices, batched[2:], axes), mode)
+        rank = len(indices[0].shape)
+        updates = views.permute(updates, (*range(1, rank + 1), 0, *range(rank + 1, len(updates.shape))))
+        return scatter(x, updates, indices, tuple(a + 1 for a in axes), mode)
+
+
+def _positions(
+    batching: Batching, indices: Sequence[Node], batched: Sequence[bool], axes: Sequence[int]
+) -> tuple[list[Node], tuple[int, ...]]:
+    """Indices and axes for a value of many examples, whose number is an index too."""
+    spread = batching.spread(indices, batched)
+    shape = spread[0].shape
+    column = views.reshape(ew.iota(batching.size, dtypes.int64), (batching.size, *(1,) * (len(shape) - 1)))
+    return [views.expand(column, shape), *spread], (0, *(a + 1 for a in axes))
 
 
 def _last_writers(node: Node) -> Node:
@@ -109,6 +141,9 @@ class _ArgSort(Opaque):
     def lower(self, context: Any, node: Node) -> None:
         context.argsort(node)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return argsort(inputs[0], node.params[0])
+
 
 class _Scan(Opaque):
     """Running fold along the last axis. params: (combine,): sum, prod, max, min, logsumexp, or positions as int64:
@@ -143,6 +178,9 @@ class _Scan(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.scan(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return scan(inputs[0], node.params[0])
 
 
 def _cumulative_product_gradient(g: Node, y: Node, x: Node, reversed_sum: Any) -> Node:

@@ -7,7 +7,7 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Primitive, Shape, apply, grad_mode
+from firepot.graph.node import Batching, Node, Primitive, Shape, apply, grad_mode, unchanged
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 
@@ -39,6 +39,9 @@ class Reduce(Primitive):
         hit = ew.eq(x, restore(node, x.shape, axes))
         count = reduce("sum", ew.cast(hit, x.dtype), axes)  # ties share the gradient, as torch.amax
         return (ew.where(hit, ew.div(spread, restore(count, x.shape, axes)), ew.like(x, 0)),)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return reduce(self.combine, inputs[0], tuple(d + 1 for d in node.params[0]))
 
 
 def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
@@ -84,7 +87,7 @@ PRIMITIVES = {name: Reduce(name) for name in ("sum", "prod", "max", "min", "any"
 def reduce(combine: str, x: Node, axes: Sequence[int]) -> Node:
     axes = tuple(sorted(axes))
     if not axes:
-        return x
+        return unchanged(x)
     if combine in ("sum", "max", "min") and all(x.shape[d] == 1 for d in axes):
         return views.reshape(x, tuple(s for d, s in enumerate(x.shape) if d not in axes))
     return apply(PRIMITIVES[combine], (x,), (axes,))

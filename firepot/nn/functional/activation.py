@@ -88,7 +88,11 @@ def _expm1_below(x: Tensor) -> Tensor:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """x · Φ(x) with the normal distribution function, or its approximation by "tanh". Hendrycks & Gimpel (2016)."""
+    """x · Φ(x) with the normal distribution function, or its approximation by "tanh". Hendrycks & Gimpel (2016).
+
+    >>> F.gelu(fp.tensor([-1.0, 0.0, 1.0]))
+    tensor([-0.1587,  0.0000,  0.8413])
+    """
     if approximate == "none":
         return input * (ops.erf(input * math.sqrt(0.5)) + 1) * 0.5
     if approximate == "tanh":
@@ -164,7 +168,11 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
-    """exp(x) / Σ exp(x) along a dimension."""
+    """exp(x) / Σ exp(x) along `dim`, without overflow. `dtype` converts first.
+
+    >>> F.softmax(fp.tensor([1000.0, 1000.0]), 0)
+    tensor([0.5000, 0.5000])
+    """
     return ops.softmax(input, _class_dimension(input, dim), dtype)
 
 
@@ -174,7 +182,11 @@ def softmin(input: Tensor, dim: int | None = None, dtype: DType | None = None) -
 
 
 def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
-    """x − log Σ exp(x) along a dimension."""
+    """x − log Σ exp(x) along `dim`, without overflow. `dtype` converts first.
+
+    >>> F.log_softmax(fp.tensor([1000.0, 1000.0]), 0)
+    tensor([-0.6931, -0.6931])
+    """
     return ops.log_softmax(input, _class_dimension(input, dim), dtype)
 
 

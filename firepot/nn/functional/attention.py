@@ -16,11 +16,16 @@ def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """softmax(scale · query keyᵀ + mask) value.
+    """softmax(scale · query keyᵀ + mask) value, computed in tiles: the scores are never stored.
 
     query (*, L, E), key (*, S, E), value (*, S, V) -> (*, L, V). attn_mask: bool (True takes part) or floating (added),
-    broadcast to (*, L, S). scale defaults to 1/√E. enable_gqa: key and value have fewer heads (dimension −3), each
-    serving a group of query heads.
+    broadcast to (*, L, S). is_causal: position i sees 0 … i. scale defaults to 1/√E. enable_gqa: key and value have
+    fewer heads (dimension −3), each serving a group of query heads. Vaswani et al. (2017); Dao et al., FlashAttention
+    (2022).
+
+    >>> q = k = v = fp.randn(2, 4, 10, 8)
+    >>> F.scaled_dot_product_attention(q, k, v, is_causal=True).shape
+    (2, 4, 10, 8)
     """
     if query.ndim < 2 or key.ndim < 2 or value.ndim < 2:
         raise RuntimeError(

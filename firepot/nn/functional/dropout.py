@@ -11,7 +11,13 @@ __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "f
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero each element with probability p and scale the others by 1 / (1 − p), in training only."""
+    """Zero each element with probability p and scale the others by 1 / (1 − p), in training only.
+
+    The mask is recomputed from the random counter in the backward pass, never stored. ValueError for p outside 0 … 1.
+
+    >>> F.dropout(fp.ones(3), 0.5, training=False)
+    tensor([1., 1., 1.])
+    """
     return _dropped(input, input.shape, p, training, inplace)
 
 

@@ -16,7 +16,11 @@ __all__ = [
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """input weightᵀ + bias: (*, in), (out, in), (out,) -> (*, out)."""
+    """input weightᵀ + bias: (*, in), (out, in), (out,) -> (*, out). RuntimeError where the sizes do not fit.
+
+    >>> F.linear(fp.ones(2, 3), fp.ones(4, 3), fp.zeros(4)).shape
+    (2, 4)
+    """
     if weight.ndim not in (1, 2) or not input.ndim or input.shape[-1] != weight.shape[-1]:
         raise RuntimeError(
             f"linear: input {list(input.shape)} and weight {list(weight.shape)} do not fit; the input's last size "
@@ -67,8 +71,12 @@ def embedding(
     """Rows of `weight` (V, D) by integer `input` (*): (*, D). Rows at padding_idx collect no gradient.
 
     max_norm: rows that are taken are first scaled down to it, in the table. scale_grad_by_freq: gradients are divided
-    by how often a row is taken. `sparse` is accepted: gradients are dense. Raises IndexError for an index outside
-    0 … V − 1.
+    by how often a row is taken. `sparse` is accepted: gradients are dense. IndexError, when the value is needed, for an
+    index outside 0 … V − 1.
+
+    >>> F.embedding(fp.tensor([2, 0]), fp.eye(3))
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
     """
     if input.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: the indices must be integers, got {input.dtype.name}")
@@ -145,7 +153,11 @@ def embedding_bag(
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """x divided by its p-norm along a dimension, at least eps."""
+    """x divided by its p-norm along `dim`, which counts as at least eps.
+
+    >>> F.normalize(fp.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
     return input / ops.clamp(ops.norm(input, p, dim, keepdim=True), min=eps)
 
 

@@ -38,10 +38,14 @@ def cross_entropy(
 ) -> Tensor:  # fmt: skip
     """−log softmax(input) of the target class.
 
-    input: (N, C, *) or (C,) logits. target: integers (N, *), or floating (N, C, *) probabilities. weight: (C,), one
-    for each class. Targets equal to ignore_index count for nothing. IndexError where a target is no class.
+    input: (N, C, *) or (C,) logits. target: integers (N, *), or floating (N, C, *) probabilities. weight: (C,), one for
+    each class. Targets equal to ignore_index count for nothing. label_smoothing moves that share of each target to all
+    classes evenly. reduction: "mean" (over the targets that count, by weight), "sum" or "none".
 
-    >>> loss = F.cross_entropy(fp.randn(8, 10), fp.randint(0, 10, (8,)))
+    ValueError where the target's shape does not fit; IndexError, when the value is needed, where a target is no class.
+
+    >>> F.cross_entropy(fp.zeros(8, 10), fp.arange(8))
+    tensor(2.3026)
     """
     axis = 0 if input.ndim == 1 else 1
     if not input.ndim:
@@ -104,7 +108,13 @@ def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """−input at the target class, for log probabilities (N, C, *) and integer targets (N, *)."""
+    """−input at the target class, for log probabilities (N, C, *) and integer targets (N, *).
+
+    weight, ignore_index, reduction and errors as cross_entropy's, which is this after log_softmax.
+
+    >>> F.nll_loss(fp.tensor([[-1.0, -2.0]]), fp.tensor([1]))
+    tensor(2.)
+    """
     return _negative_log_likelihood("nll_loss", input, target, weight, ignore_index, reduction, 0.0)
 
 
@@ -158,7 +168,13 @@ def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """−t log p − (1 − t) log(1 − p) for probabilities p; the logarithms are at least −100, as PyTorch's."""
+    """−t log p − (1 − t) log(1 − p) for probabilities p; the logarithms are at least −100, as PyTorch's.
+
+    input, target: one shape (ValueError else). Better conditioned: binary_cross_entropy_with_logits.
+
+    >>> F.binary_cross_entropy(fp.tensor([0.5, 1.0]), fp.tensor([1.0, 1.0]))
+    tensor(0.3466)
+    """
     _same_shape("binary_cross_entropy", input, target)
     loss = -(target * ops.clamp(ops.log(input), min=-100) + (1 - target) * ops.clamp(ops.log1p(-input), min=-100))
     return _reduced(loss if weight is None else loss * weight, reduction)
@@ -168,7 +184,14 @@ def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """binary_cross_entropy of sigmoid(input), without overflow."""
+    """binary_cross_entropy of sigmoid(input), without overflow.
+
+    input, target: one shape (ValueError else). weight: of each element; pos_weight: of the positive ones; both
+    broadcast.
+
+    >>> F.binary_cross_entropy_with_logits(fp.tensor([0.0, 1000.0]), fp.tensor([1.0, 1.0]))
+    tensor(0.3466)
+    """
     _same_shape("binary_cross_entropy_with_logits", input, target)
     log_one_minus = ops.logsigmoid(-input)
     if pos_weight is None:
@@ -182,7 +205,11 @@ def mse_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """(input − target)²."""
+    """(input − target)², broadcast; averaged, or reduction="sum" or "none".
+
+    >>> F.mse_loss(fp.tensor([1.0, 3.0]), fp.tensor([1.0, 1.0]))
+    tensor(2.)
+    """
     loss = ops.square(input - target)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
@@ -191,7 +218,11 @@ def l1_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """|input − target|."""
+    """|input − target|, broadcast; averaged, or reduction="sum" or "none".
+
+    >>> F.l1_loss(fp.tensor([1.0, 3.0]), fp.tensor([1.0, 1.0]))
+    tensor(1.)
+    """
     loss = ops.abs(input - target)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
@@ -225,7 +256,13 @@ def kl_div(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", log_target: bool = False,
 ) -> Tensor:  # fmt: skip
-    """target · (log target − input) for log probabilities `input`. reduction may be "batchmean"."""
+    """target · (log target − input) for log probabilities `input`; the target is probabilities, or their logarithms
+    with log_target. reduction="batchmean", the divergence per sample, is the mathematical one; "mean" divides by all
+    elements.
+
+    >>> F.kl_div(fp.tensor([[0.5, 0.5]]).log(), fp.tensor([[0.5, 0.5]]), reduction="batchmean")
+    tensor(0.)
+    """
     if log_target:
         loss = ops.exp(target) * (target - input)
     else:

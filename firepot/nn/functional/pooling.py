@@ -119,7 +119,13 @@ def max_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    """The largest element of each window; with return_indices also its index in the flattened H·W."""
+    """The largest element of each window of (N, C, H, W) or (C, H, W); with return_indices also its index in the
+    flattened H·W. stride defaults to kernel_size. RuntimeError for padding above half the kernel.
+
+    >>> F.max_pool2d(fp.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    tensor([[ 5.,  7.],
+            [13., 15.]])
+    """
     return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -170,7 +176,12 @@ def avg_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """The mean of each window."""
+    """The mean of each window of (N, C, H, W) or (C, H, W). stride defaults to kernel_size.
+
+    >>> F.avg_pool2d(fp.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    tensor([[ 2.5000,  4.5000],
+            [10.5000, 12.5000]])
+    """
     return _avg_pool(
         "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )

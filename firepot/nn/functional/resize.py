@@ -21,7 +21,11 @@ __all__ = [
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Pad the last dimensions; `pad` holds (low, high) of the last dimension first.
 
-    mode: "constant" (negative numbers crop), "reflect", "replicate" or "circular".
+    mode: "constant" (with `value`; negative numbers crop), "reflect", "replicate" or "circular".
+
+    >>> F.pad(fp.ones(1, 2), (1, 0, 0, 1))
+    tensor([[0., 1., 1.],
+            [0., 0., 0.]])
     """
     if mode == "constant":
         return constant_pad(input, pad, 0 if value is None else value)
@@ -76,9 +80,13 @@ def interpolate(
     input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None, antialias: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Resample (N, C, *S) to a size or by a factor.
+    """Resample (N, C, *S) to `size`, or by `scale_factor`.
 
     mode: "nearest", "nearest-exact", "linear" (3-d input), "bilinear", "bicubic" (4-d), "trilinear" (5-d), "area".
+    align_corners has the corner samples meet, else the edges of the pixels do.
+
+    >>> F.interpolate(fp.tensor([[[0.0, 1.0]]]), size=4, mode="linear")
+    tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
     rank = input.ndim - 2
     if rank not in (1, 2, 3):

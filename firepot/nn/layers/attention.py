@@ -23,10 +23,21 @@ __all__ = [
 
 
 class MultiheadAttention(Module):
-    """Attention of `num_heads` heads with projections. Returns (output, weights or None).
+    """Attention of `num_heads` heads, each of embed_dim / num_heads columns, between projections. Vaswani et al.
+    (2017).
 
-    query (L, N, E), key (S, N, kdim), value (S, N, vdim), or with batch_first (N, L, E) …, or without N. State:
-    in_proj_weight (3E, E) or q/k/v_proj_weight, in_proj_bias, out_proj.weight, out_proj.bias.
+    query (L, N, E), key (S, N, kdim), value (S, N, vdim); with batch_first (N, L, E) …; or all without N. Returns
+    (output shaped as the query, weights (N, L, S) averaged over the heads, or None with need_weights=False, which is
+    faster and never stores them). Masks: bool, True for what is left out, or floating and added; attn_mask (L, S) or (N
+    · heads, L, S), key_padding_mask (N, S). ValueError where num_heads does not divide embed_dim.
+
+    State: in_proj_weight (3E, E) or q/k/v_proj_weight, in_proj_bias, out_proj.weight, out_proj.bias.
+
+    >>> attention = nn.MultiheadAttention(32, 4, batch_first=True)
+    >>> x = fp.randn(2, 10, 32)
+    >>> output, weights = attention(x, x, x)
+    >>> output.shape, weights.shape
+    ((2, 10, 32), (2, 10, 10))
     """
 
     def __init__(
@@ -161,7 +172,14 @@ class MultiheadAttention(Module):
 
 
 class TransformerEncoderLayer(Module):
-    """Self-attention and a feed-forward network, each with dropout, a shortcut and layer normalisation."""
+    """Self-attention and a feed-forward network, each with dropout, a shortcut and layer normalisation.
+
+    (L, N, d_model), with batch_first (N, L, d_model) -> the same shape. norm_first normalises before each part instead
+    of after the shortcut. activation: 'relu', 'gelu' or a function. Vaswani et al., Attention is all you need (2017).
+
+    >>> nn.TransformerEncoderLayer(32, 4, batch_first=True)(fp.randn(2, 10, 32)).shape
+    (2, 10, 32)
+    """
 
     def __init__(
         self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = F.relu,
@@ -250,7 +268,12 @@ def _activation(activation: Any) -> Any:
 
 
 class TransformerEncoder(Module):
-    """Copies of an encoder layer, one after another."""
+    """num_layers copies of an encoder layer, one after another, and `norm` at the end if one is given.
+
+    >>> layer = nn.TransformerEncoderLayer(32, 4, batch_first=True)
+    >>> nn.TransformerEncoder(layer, num_layers=2)(fp.randn(2, 10, 32)).shape
+    (2, 10, 32)
+    """
 
     def __init__(
         self, encoder_layer: Module, num_layers: int, norm: Module | None = None, enable_nested_tensor: bool = True,

@@ -31,6 +31,8 @@ class Identity(Module):
 class Linear(Module):
     """y = x Wᵀ + b: (*, in_features) -> (*, out_features). State: weight (out, in), bias (out,).
 
+    Both start uniform within ±1/√in_features. RuntimeError where the input's last size is not in_features.
+
     >>> nn.Linear(784, 10)(fp.randn(32, 784)).shape
     (32, 10)
     """
@@ -58,7 +60,7 @@ class Linear(Module):
 
 
 class Bilinear(Module):
-    """y = x₁ᵀ W x₂ + b."""
+    """y = x₁ᵀ W x₂ + b: (*, in1), (*, in2) -> (*, out). State: weight (out, in1, in2), bias (out,)."""
 
     def __init__(
         self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device: Any = None,
@@ -84,7 +86,14 @@ class Bilinear(Module):
 
 
 class Embedding(Module):
-    """Rows of a table by integers: (*) -> (*, embedding_dim). State: weight (num_embeddings, embedding_dim)."""
+    """Rows of a table by integers: (*) -> (*, embedding_dim). State: weight (num_embeddings, embedding_dim), normal.
+
+    The row padding_idx starts at zero and collects no gradient. IndexError, when the value is needed, for an integer
+    outside 0 … num_embeddings − 1; NotImplementedError for max_norm, scale_grad_by_freq and sparse.
+
+    >>> nn.Embedding(1000, 64)(fp.tensor([[1, 2], [3, 999]])).shape
+    (2, 2, 64)
+    """
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, max_norm: float | None = None,
@@ -181,7 +190,13 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """Zeroes elements with probability p in training, and scales the others by 1 / (1 − p)."""
+    """Zeroes elements with probability p in training, and scales the others by 1 / (1 − p); any shape.
+
+    Gives back its input after `eval()`. Srivastava et al. (2014).
+
+    >>> nn.Dropout(0.5).eval()(fp.ones(3))
+    tensor([1., 1., 1.])
+    """
 
     _function = staticmethod(F.dropout)
 
@@ -217,7 +232,11 @@ class FeatureAlphaDropout(_Dropout):
 
 
 class Flatten(Module):
-    """Joins dimensions start_dim … end_dim."""
+    """Joins dimensions start_dim … end_dim; by default all but the first.
+
+    >>> nn.Flatten()(fp.zeros(8, 3, 4, 4)).shape
+    (8, 48)
+    """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()
@@ -231,7 +250,11 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Splits one dimension into several."""
+    """Splits the dimension `dim` into several; one size may be −1.
+
+    >>> nn.Unflatten(1, (3, -1))(fp.zeros(8, 48)).shape
+    (8, 3, 16)
+    """
 
     def __init__(self, dim: int, unflattened_size: Any) -> None:
         super().__init__()
@@ -245,7 +268,11 @@ class Unflatten(Module):
 
 
 class CosineSimilarity(Module):
-    """The cosine of the angle between vectors."""
+    """The cosine of the angle between vectors along `dim`, which vanishes.
+
+    >>> nn.CosineSimilarity()(fp.ones(2, 3), fp.ones(2, 3))
+    tensor([1., 1.])
+    """
 
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         super().__init__()

@@ -40,7 +40,13 @@ class _WeightedLoss(_Loss):
 
 
 class CrossEntropyLoss(_WeightedLoss):
-    """F.cross_entropy: logits (N, C, *) and classes (N, *) or probabilities (N, C, *)."""
+    """−log softmax(input) of the target class; see `F.cross_entropy`.
+
+    logits (N, C, *) and classes (N, *), or probabilities (N, C, *) -> () or, with reduction="none", (N, *).
+
+    >>> nn.CrossEntropyLoss()(fp.zeros(2, 4), fp.tensor([0, 3]))
+    tensor(1.3863)
+    """
 
     def __init__(
         self, weight: Tensor | None = None, size_average: bool | None = None, ignore_index: int = -100,
@@ -57,7 +63,11 @@ class CrossEntropyLoss(_WeightedLoss):
 
 
 class NLLLoss(_WeightedLoss):
-    """F.nll_loss: log probabilities (N, C, *) and classes (N, *)."""
+    """−input at the target class; see `F.nll_loss`. Log probabilities (N, C, *) and classes (N, *).
+
+    >>> nn.NLLLoss()(fp.log_softmax(fp.zeros(2, 4), 1), fp.tensor([0, 3]))
+    tensor(1.3863)
+    """
 
     def __init__(
         self, weight: Tensor | None = None, size_average: bool | None = None, ignore_index: int = -100,
@@ -78,7 +88,11 @@ class BCELoss(_WeightedLoss):
 
 
 class BCEWithLogitsLoss(_WeightedLoss):
-    """F.binary_cross_entropy_with_logits."""
+    """Binary cross-entropy of sigmoid(input), without overflow; see `F.binary_cross_entropy_with_logits`.
+
+    >>> nn.BCEWithLogitsLoss()(fp.tensor([0.0, 100.0]), fp.tensor([1.0, 1.0]))
+    tensor(0.3466)
+    """
 
     def __init__(
         self, weight: Tensor | None = None, size_average: bool | None = None, reduce: bool | None = None,
@@ -94,7 +108,11 @@ class BCEWithLogitsLoss(_WeightedLoss):
 
 
 class MSELoss(_Loss):
-    """(input − target)²."""
+    """(input − target)², averaged by default.
+
+    >>> nn.MSELoss()(fp.tensor([1.0, 3.0]), fp.tensor([1.0, 1.0]))
+    tensor(2.)
+    """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(input, target, reduction=self.reduction)

@@ -96,19 +96,32 @@ class _BatchNorm(_StatisticsNorm):
 
 
 class BatchNorm1d(_BatchNorm):
-    """Batch normalisation of (N, C) or (N, C, L). Ioffe and Szegedy (2015)."""
+    """Batch normalisation of (N, C) or (N, C, L); see BatchNorm2d.
+
+    >>> nn.BatchNorm1d(4)(fp.randn(8, 4)).shape
+    (8, 4)
+    """
 
     dimensions = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    """Batch normalisation of (N, C, H, W). Ioffe and Szegedy (2015)."""
+    """Each channel of (N, C, H, W) centred and scaled: weight · (x − mean) / √(var + eps) + bias.
+
+    In training by the batch's mean and variance, which move the running ones by `momentum` (None: their average over
+    all batches); after `eval()` by the running ones. State: weight, bias, running_mean, running_var (C,) and
+    num_batches_tracked. ValueError for another number of dimensions. Ioffe and Szegedy (2015).
+
+    >>> layer = nn.BatchNorm2d(3)
+    >>> layer(fp.randn(8, 3, 4, 4)).shape, layer.num_batches_tracked
+    ((8, 3, 4, 4), tensor(1))
+    """
 
     dimensions = (4,)
 
 
 class BatchNorm3d(_BatchNorm):
-    """Batch normalisation of (N, C, D, H, W)."""
+    """Batch normalisation of (N, C, D, H, W); see BatchNorm2d."""
 
     dimensions = (5,)
 
@@ -174,7 +187,14 @@ class InstanceNorm3d(_InstanceNorm):
 
 
 class LayerNorm(Module):
-    """The last dimensions centred and scaled together. Ba et al. (2016)."""
+    """The last dimensions, of shape normalized_shape, centred and scaled together, sample by sample.
+
+    State: weight and bias of that shape, unless elementwise_affine (or bias) is False. RuntimeError where the input's
+    last sizes differ. Ba et al. (2016).
+
+    >>> nn.LayerNorm(64)(fp.randn(8, 10, 64)).shape
+    (8, 10, 64)
+    """
 
     def __init__(
         self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True,
@@ -200,7 +220,13 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """The last dimensions divided by their root mean square. Zhang and Sennrich (2019)."""
+    """The last dimensions, of shape normalized_shape, divided by their root mean square. State: weight of that shape.
+
+    eps None is the epsilon of the input's dtype. Zhang and Sennrich (2019).
+
+    >>> nn.RMSNorm(2, eps=0.0)(fp.tensor([[3.0, 3.0]]))
+    tensor([[1., 1.]], grad_fn=<MulBackward>)
+    """
 
     def __init__(
         self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True, device: Any = None,
@@ -223,7 +249,13 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """Groups of channels of each sample centred and scaled. Wu and He (2018)."""
+    """num_groups groups of channels of each sample of (N, C, *) centred and scaled. State: weight, bias (C,).
+
+    ValueError where num_groups does not divide the channels. Wu and He (2018).
+
+    >>> nn.GroupNorm(2, 6)(fp.randn(4, 6, 5, 5)).shape
+    (4, 6, 5, 5)
+    """
 
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None,

@@ -40,19 +40,26 @@ class _MaxPool(Module):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest element of each window of (N, C, L)."""
+    """The largest element of each window: (N, C, L) -> (N, C, L'). Arguments as those of MaxPool2d."""
 
     _function = staticmethod(F.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
-    """The largest element of each window of (N, C, H, W)."""
+    """The largest element of each window: (N, C, H, W) or (C, H, W) -> (…, H', W').
+
+    stride defaults to kernel_size; padding, at most half the kernel, adds −∞; ceil_mode keeps windows that start inside
+    but end outside. With return_indices, (values, positions in the flattened H·W).
+
+    >>> nn.MaxPool2d(2)(fp.randn(8, 3, 32, 32)).shape
+    (8, 3, 16, 16)
+    """
 
     _function = staticmethod(F.max_pool2d)
 
 
 class MaxPool3d(_MaxPool):
-    """The largest element of each window of (N, C, D, H, W)."""
+    """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). Arguments as MaxPool2d's."""
 
     _function = staticmethod(F.max_pool3d)
 
@@ -79,7 +86,7 @@ class _AvgPool(Module):
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of each window of (N, C, L)."""
+    """The mean of each window: (N, C, L) -> (N, C, L'). Arguments as those of AvgPool2d."""
 
     _function = staticmethod(F.avg_pool1d)
 
@@ -101,13 +108,20 @@ class _AvgPoolDivisor(_AvgPool):
 
 
 class AvgPool2d(_AvgPoolDivisor):
-    """The mean of each window of (N, C, H, W)."""
+    """The mean of each window: (N, C, H, W) or (C, H, W) -> (…, H', W').
+
+    stride defaults to kernel_size. The zeros of the padding count as elements unless count_include_pad is False;
+    divisor_override divides by a number of its own.
+
+    >>> nn.AvgPool2d(2)(fp.ones(1, 1, 4, 4)).tolist()
+    [[[[1.0, 1.0], [1.0, 1.0]]]]
+    """
 
     _function = staticmethod(F.avg_pool2d)
 
 
 class AvgPool3d(_AvgPoolDivisor):
-    """The mean of each window of (N, C, D, H, W)."""
+    """The mean of each window: (N, C, D, H, W) -> (N, C, D', H', W'). Arguments as those of AvgPool2d."""
 
     _function = staticmethod(F.avg_pool3d)
 
@@ -161,13 +175,19 @@ class _AdaptiveAvgPool(Module):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """Means over windows that divide (N, C, L) into output_size parts."""
+    """Means over windows that divide (N, C, L) into output_size parts: -> (N, C, output_size)."""
 
     _function = staticmethod(F.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
-    """Means over windows that divide (N, C, H, W) into output_size parts."""
+    """Means over windows that divide height and width into output_size parts: (N, C, H, W) -> (N, C, *output_size).
+
+    output_size: a number or a pair; None keeps a size. Windows overlap where the sizes do not divide.
+
+    >>> nn.AdaptiveAvgPool2d(1)(fp.randn(8, 3, 7, 5)).shape
+    (8, 3, 1, 1)
+    """
 
     _function = staticmethod(F.adaptive_avg_pool2d)
 

@@ -161,9 +161,15 @@ def _activation(nonlinearity: str) -> Any:
 
 
 class RNN(_Recurrent):
-    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Returns (output, h_n).
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), layer over layer (nonlinearity='relu' in place of tanh).
 
-    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
+    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size); h_0 (layers · directions, N,
+    hidden_size), zeros by default. Returns (output (L, N, directions · hidden_size), h_n). State: weight_ih_l0,
+    weight_hh_l0, bias_ih_l0, bias_hh_l0, …, with _reverse for the second direction. Elman (1990).
+
+    >>> output, h = nn.RNN(10, 20)(fp.randn(5, 3, 10))
+    >>> output.shape, h.shape
+    ((5, 3, 20), (1, 3, 20))
     """
 
     def __init__(
@@ -185,12 +191,15 @@ class RNN(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory. Returns (output, (h_n, c_n)). Hochreiter and Schmidhuber (1997).
+    """Long short-term memory. Arguments and shapes as those of RNN, but with the states (h, c).
 
-    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
+    Returns (output, (h_n, c_n)). The rows of weight_ih and weight_hh are the gates input, forget, cell, output; all
+    steps of a layer share one product for the inputs. RuntimeError where the input's last size is not input_size.
+    Hochreiter and Schmidhuber (1997), with forget gates.
 
-    >>> lstm = nn.LSTM(10, 20, num_layers=2)
-    >>> output, (h, c) = lstm(fp.randn(5, 3, 10))
+    >>> output, (h, c) = nn.LSTM(10, 20, num_layers=2)(fp.randn(5, 3, 10))
+    >>> output.shape, h.shape, c.shape
+    ((5, 3, 20), (2, 3, 20), (2, 3, 20))
     """
 
     gates = 4
@@ -202,9 +211,13 @@ class LSTM(_Recurrent):
 
 
 class GRU(_Recurrent):
-    """Gated recurrent units. Returns (output, h_n). Cho et al. (2014).
+    """Gated recurrent units. Arguments and shapes as those of RNN. Returns (output, h_n).
 
-    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
+    The reset gate applies after the product, as in PyTorch. Cho et al. (2014).
+
+    >>> output, h = nn.GRU(10, 20, bidirectional=True)(fp.randn(5, 3, 10))
+    >>> output.shape, h.shape
+    ((5, 3, 40), (2, 3, 20))
     """
 
     gates = 3

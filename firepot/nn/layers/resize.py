@@ -18,7 +18,11 @@ __all__ = [
 
 
 class Upsample(Module):
-    """interpolate as a module."""
+    """`F.interpolate` as a module: resamples (N, C, *S) to `size`, or by `scale_factor`.
+
+    >>> nn.Upsample(scale_factor=2, mode="bilinear")(fp.randn(1, 3, 8, 8)).shape
+    (1, 3, 16, 16)
+    """
 
     def __init__(
         self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
@@ -53,7 +57,11 @@ class UpsamplingBilinear2d(Upsample):
 
 
 class PixelShuffle(Module):
-    """(*, C·r², H, W) -> (*, C, H·r, W·r)."""
+    """Channels moved into space: (*, C·r², H, W) -> (*, C, H·r, W·r). Shi et al. (2016).
+
+    >>> nn.PixelShuffle(2)(fp.zeros(1, 12, 4, 4)).shape
+    (1, 3, 8, 8)
+    """
 
     def __init__(self, upscale_factor: int) -> None:
         super().__init__()
@@ -97,62 +105,96 @@ class _Pad(Module):
 
 
 class ConstantPad1d(_Pad):
+    """`value` added left and right of (…, L): a number, or (left, right). Negative numbers crop."""
+
     rank = 1
 
 
 class ConstantPad2d(_Pad):
+    """`value` added around (…, H, W): a number, or (left, right, top, bottom). Negative numbers crop.
+
+    >>> nn.ConstantPad2d(1, 5.0)(fp.zeros(1, 1)).tolist()
+    [[5.0, 5.0, 5.0], [5.0, 0.0, 5.0], [5.0, 5.0, 5.0]]
+    """
+
     rank = 2
 
 
 class ConstantPad3d(_Pad):
+    """`value` added around (…, D, H, W): a number, or six, the last dimension first."""
+
     rank = 3
 
 
 class ZeroPad1d(_Pad):
+    """Zeros added left and right of (…, L): a number, or (left, right)."""
+
     rank = 1
 
 
 class ZeroPad2d(_Pad):
+    """Zeros added around (…, H, W): a number, or (left, right, top, bottom)."""
+
     rank = 2
 
 
 class ZeroPad3d(_Pad):
+    """Zeros added around (…, D, H, W): a number, or six, the last dimension first."""
+
     rank = 3
 
 
 class ReflectionPad1d(_Pad):
+    """The input mirrored at the ends of (…, L), the edge itself not repeated."""
+
     rank, mode = 1, "reflect"
 
 
 class ReflectionPad2d(_Pad):
+    """The input mirrored at the edges of (…, H, W), the edge itself not repeated."""
+
     rank, mode = 2, "reflect"
 
 
 class ReplicationPad1d(_Pad):
+    """The outermost elements of (…, L) repeated."""
+
     rank, mode = 1, "replicate"
 
 
 class ReplicationPad2d(_Pad):
+    """The outermost elements of (…, H, W) repeated."""
+
     rank, mode = 2, "replicate"
 
 
 class CircularPad1d(_Pad):
+    """(…, L) continued from its other end."""
+
     rank, mode = 1, "circular"
 
 
 class CircularPad2d(_Pad):
+    """(…, H, W) continued from its other sides."""
+
     rank, mode = 2, "circular"
 
 
 class ReflectionPad3d(_Pad):
+    """The input mirrored at the faces of (…, D, H, W), the face itself not repeated."""
+
     rank, mode = 3, "reflect"
 
 
 class ReplicationPad3d(_Pad):
+    """The outermost elements of (…, D, H, W) repeated."""
+
     rank, mode = 3, "replicate"
 
 
 class CircularPad3d(_Pad):
+    """(…, D, H, W) continued from its other sides."""
+
     rank, mode = 3, "circular"
 
 
