@@ -6,6 +6,9 @@ from firepot import nn as nn
 from firepot import optim as optim
 from firepot import vision as vision
 from firepot.autograd import Function as Function
+from firepot.capture import TraceError as TraceError
+from firepot.explain import Explanation as Explanation
+from firepot.explain import explain as explain
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
@@ -20,10 +23,10 @@ from firepot.graph.dtypes import uint8 as uint8
 from firepot.graph.dtypes import uint16 as uint16
 from firepot.graph.dtypes import uint32 as uint32
 from firepot.graph.dtypes import uint64 as uint64
-from firepot.jit import TraceError as TraceError
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
 from firepot.ops.random import Generator as Generator
+from firepot.padding import Pad as Pad
 from firepot.runtime.pool import get_num_threads as get_num_threads
 from firepot.runtime.pool import set_num_threads as set_num_threads
 from firepot.serialization import load as load

@@ -7,7 +7,9 @@ Values are computed when somebody looks.
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,20 +37,35 @@ class Trace(Protocol):
 
     def read(self, tensor: Tensor) -> None: ...
     def created(self, tensor: Tensor) -> None: ...
-    def depend(self, read: Callable[[], Hashable]) -> None: ...
+    def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None: ...
     def grad_read(self, tensor: Tensor) -> None: ...
     def grad_written(self, tensor: Tensor) -> None: ...
+    def undo(self, action: Callable[[], object]) -> None: ...
+    def differentiating(self, node: Node) -> None: ...
     def refuse(self, what: str) -> None: ...
 
 
-class _State:
-    """The one place of the handles' global state."""
+class _State(threading.local):
+    """The handles' state: what is being captured or watched in this thread, and one number for the process.
+
+    eager: what to do with each operation's node at its call (`fp.debug` sets it); None: nothing, it waits.
+    """
 
     trace: Trace | None = None
-    eager = False
-    epoch = 0  # grows with every change of declared Python state
+    eager: Callable[[Node], None] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Another number after every change of declared Python state."""
+        return _epoch[0]
+
+    def announce(self) -> None:
+        """Tell that declared state changed: captured functions look at their conditions again."""
+        _epoch[0] = next(_epochs)
 
 
+_epochs = itertools.count(1)
+_epoch = [0]
 state = _State()
 
 # Nodes without a value that a living Tensor stands for, each with the number of such tensors.
@@ -167,17 +184,17 @@ class Tensor:
     def __init__(self, node: Node) -> None:
         self._grad = None
         self._value = node
-        if node.buffer is None:
-            _pending[node] = _pending.get(node, 0) + 1
         if state.trace is not None:
             state.trace.created(self)
-        elif state.eager and node.buffer is None:
-            compute([node])
+        elif node.buffer is None:
+            _pending[node] = _pending.get(node, 0) + 1
+            if state.eager is not None:
+                state.eager(node)
 
     def __del__(self) -> None:
         value = getattr(self, "_value", None)
-        if value is not None and value.buffer is None and _forget is not None:  # it may be gone at interpreter exit
-            _forget(value)
+        if value is not None and value.buffer is None and forget is not None:  # it may be gone at interpreter exit
+            forget(value)
 
     def _point(self, node: Node) -> None:
         """Stand for another node."""
@@ -185,10 +202,12 @@ class Tensor:
         if old is node:
             return
         self._value = node
-        if node.buffer is None:
+        if node.buffer is None and state.trace is None:
             _pending[node] = _pending.get(node, 0) + 1
         if old.buffer is None:
-            _forget(old)
+            forget(old)
+        if old.requires_grad != node.requires_grad or old.dtype is not node.dtype or old.shape != node.shape:
+            state.announce()
 
     @property
     def _node(self) -> Node:
@@ -213,8 +232,8 @@ class Tensor:
             node = leaf(detach(node))
             node.owner = ref(self)
         self._point(node)
-        if state.eager and state.trace is None and node.buffer is None:
-            compute([node])
+        if state.eager is not None and state.trace is None and node.buffer is None:
+            state.eager(node)
         return self
 
     # -- what it is --------------------------------------------------------------------------------------------------
@@ -264,6 +283,8 @@ class Tensor:
             )
         if state.trace is not None:
             state.trace.grad_written(self)
+        if (value is None) != (self._grad is None):
+            state.announce()
         self._grad = value
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -451,7 +472,7 @@ class _HookHandle:
             self._hooks.remove(self._hook)
 
 
-def _forget(node: Node) -> None:
+def forget(node: Node) -> None:
     count = _pending.get(node, 0)
     if count <= 1:
         _pending.pop(node, None)
@@ -609,16 +630,27 @@ def commit(tensors: Iterable[Tensor]) -> None:
 # -- Python state that captured functions depend on ------------------------------------------------------------------
 
 
-def depend_on(read: Callable[[], Hashable]) -> None:
+def depend_on(read: Callable[[], Hashable], what: str = "Python state", announced: bool = False) -> None:
     """Declare that the running code depends on what `read()` returns; a captured function is captured anew when
-    that changes. Costs nothing outside a capture."""
+    that changes. Costs nothing outside a capture.
+
+    Args:
+        what: names it to a person who asks why a function was captured anew.
+        announced: every change is told by `state_changed`, so that nobody need look before each call.
+    """
     if state.trace is not None:
-        state.trace.depend(read)
+        state.trace.depend(read, what, announced)
+
+
+def on_abandon(action: Callable[[], object]) -> None:
+    """What to do if the running capture comes to nothing: undo what was made outside of tensors."""
+    if state.trace is not None:
+        state.trace.undo(action)
 
 
 def state_changed() -> None:
     """Tell that state declared by `depend_on` may have changed."""
-    state.epoch += 1
+    state.announce()
 
 
 @contextmanager
@@ -723,6 +755,8 @@ def _gradients(
 
 
 def _run_hooks(node: Node, g: Node) -> Node:
+    if state.trace is not None:
+        state.trace.differentiating(node)
     owner = node.owner() if node.owner is not None else None
     hooks = owner.__dict__.get("_leaf_hooks", ()) if owner is not None else _hooks.get(node, ())
     for hook in list(hooks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 from collections.abc import Sequence
 
 from firepot.compiler.program import Program
@@ -66,3 +68,41 @@ class Executor:
             else:
                 results.append(inputs[-1 - where])
         return results
+
+    def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
+        """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
+        return Rehearsal(self.executable, inputs, self.donated, [size for _, size in self._fresh])
+
+
+class Rehearsal:
+    """A program bound to inputs whose values it leaves alone."""
+
+    def __init__(
+        self, executable: runtime.Executable, inputs: Sequence[Buffer], donated: Sequence[int], fresh: Sequence[int]
+    ) -> None:
+        self._executable = executable
+        self._inputs = inputs
+        self._copies = {i: inputs[i].copy() for i in donated}
+        self._buffers = [self._copies.get(i, b) for i, b in enumerate(inputs)] + [Buffer.empty(size) for size in fresh]
+
+    def run(self) -> None:
+        """Raises: IndexError where a checked index was out of range."""
+        error = self._executable.run(self._addresses())
+        if error is not None:
+            raise IndexError(check_sites.message(error.site - 1, error.value))
+
+    def time(self) -> float:
+        """Seconds of one run."""
+        addresses = self._addresses()
+        start = time.perf_counter()
+        self._executable.run(addresses)
+        return time.perf_counter() - start
+
+    def profile(self) -> list[float]:
+        """Seconds of each step in one run, with a barrier after each."""
+        return self._executable.profile(self._addresses())
+
+    def _addresses(self) -> list[int]:
+        for i, copy in self._copies.items():
+            ctypes.memmove(copy.address, self._inputs[i].address, copy.nbytes)
+        return [b.address for b in self._buffers]

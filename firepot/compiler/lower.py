@@ -12,6 +12,7 @@ from firepot.graph.index import Axis, Index, flatten
 from firepot.graph.node import Node, View
 from firepot.graph.primitives.reduce import accumulator
 from firepot.kernels.kernel import Kernel
+from firepot.kernels.loops import Nest
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Access:
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel and its operands, each a stored value with an offset in bytes."""
+    """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loops if any."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
     nodes: tuple[Node, ...]
+    nest: Nest | None = None
 
 
 def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:

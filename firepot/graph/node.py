@@ -8,6 +8,7 @@ value (`buffer`); what has one is an input to whatever is compiled next.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -145,13 +146,19 @@ class Node:
         return f"{self.primitive.name}: {self.dtype.name}[{shape}]"
 
 
-class _GradMode:
-    """Whether operations record that their results require gradients (torch.no_grad and enable_grad set it)."""
+class _GradMode(threading.local):
+    """Whether operations of this thread record that their results require gradients (torch.no_grad and enable_grad
+    set it)."""
 
     enabled = True
 
 
 grad_mode = _GradMode()
+
+
+def sequence_number() -> int:
+    """A number between those of the nodes made before and after."""
+    return next(_sequence)
 
 
 def apply(primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Hashable, ...] = ()) -> Node:

@@ -8,11 +8,12 @@ capture instead. State is made outside of a capture, so that it exists before th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from firepot import ops
 from firepot.graph import dtypes
-from firepot.tensor import Tensor, commit, depend_on, no_grad, outside_trace
+from firepot.tensor import Tensor, commit, depend_on, no_grad, on_abandon, outside_trace
 
 
 class Group(dict[str, Any]):
@@ -123,6 +124,7 @@ class Optimizer:
                         with outside_trace():
                             state = self.initial(p, group)
                         self.state[p] = state
+                        on_abandon(partial(self.state.pop, p, None))
                     self.update(p, gradient, state, group)
                     changed.append(p)
                     changed.extend(v for v in state.values() if isinstance(v, Tensor))

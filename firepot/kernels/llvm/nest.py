@@ -62,7 +62,7 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         label=_label(nest),
         workspace=_workspace(plan),
         parallel=points >= _SMALL,
-        flops=points * _operations(nest),
+        flops=_operations(nest),
         bytes=_traffic(nest),
         aliases=_aliases(nest) if not plan.folding else frozenset(),
     )
@@ -627,20 +627,54 @@ def _label(nest: Nest) -> str:
 
 
 def _operations(nest: Nest) -> int:
+    """Floating-point operations: each once for every point of the axes that its value varies over."""
+    outer = math.prod(a.size for a in nest.axes)
+    total = 0
     seen: set[int] = set()
 
-    def walk(expr: Expr) -> int:
+    def walk(expr: Expr) -> None:
+        nonlocal total
         if id(expr) in seen:
-            return 0
+            return
         seen.add(id(expr))
-        return sum(walk(a) for a in children(expr)) + isinstance(expr, Op)
+        if isinstance(expr, Op) and expr.name not in _NO_ARITHMETIC and any(a.dtype.kind == "f" for a in expr.args):
+            total += math.prod(a.size for a in expr.axes())
+        for child in children(expr):
+            walk(child)
 
-    return sum(walk(s.value) + isinstance(s, Reduce) for s in nest.stages)
+    for stage in nest.stages:
+        walk(stage.value)
+        if isinstance(stage, Reduce) and stage.dtype.kind == "f":
+            total += outer * math.prod(a.size for a in stage.axes)
+    return total
+
+
+_NO_ARITHMETIC = frozenset(("cast", "bitcast", "where"))
 
 
 def _traffic(nest: Nest) -> int:
-    """Bytes of every operand once."""
-    return sum(d.size * n for d, n in nest.operands)
+    """Bytes of the elements that are read and written, each once: what must be moved if caches held everything."""
+    places: dict[tuple[int, bool], set[Index]] = {}
+    seen: set[int] = set()
+
+    def walk(expr: Expr) -> None:
+        if id(expr) in seen:
+            return
+        seen.add(id(expr))
+        if isinstance(expr, Load):
+            places.setdefault((expr.operand, False), set()).add(expr.offset)
+        for child in children(expr):
+            walk(child)
+
+    for stage in nest.stages:
+        walk(stage.value)
+        if isinstance(stage, Store):
+            places.setdefault((stage.operand, True), set()).add(stage.offset)
+    total = 0
+    for (operand, _), offsets in places.items():
+        dtype, size = nest.operands[operand]
+        total += dtype.size * min(size, sum(math.prod(a.size for a in offset.axes()) for offset in offsets))
+    return total
 
 
 def _aliases(nest: Nest) -> frozenset[tuple[int, int]]:
