@@ -58,6 +58,8 @@ def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
         elif primitive is views.permute_primitive:
             inverse = views.inverse(node.params[0])
             layout = tuple(inverse[d] for d in result[node.inputs[0]])
+        elif primitive is views.reshape_primitive:
+            layout = reshaped(result[node.inputs[0]], node.inputs[0].shape, node.shape)
         elif (
             primitive in (views.pad_primitive, views.slice_primitive, views.unslice_primitive)
             or (primitive is views.expand_primitive and len(node.inputs[0].shape) == rank)
@@ -80,6 +82,40 @@ def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
             layout = tuple(kept.index(d) for d in result[node.inputs[0]] if d not in axes)
         result[node] = layout
     return result
+
+
+def reshaped(layout: Layout, before: Shape, after: Shape) -> Layout:
+    """The layout under which a reshape moves nothing in memory; row-major where there is none.
+
+    Dimensions are cut into the smallest runs with equal products on both sides; a run moves as a whole.
+    """
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        old: list[int] = []
+        new: list[int] = []
+        old_size = new_size = 1
+        while True:
+            if i < len(before) and (old_size < new_size or not old or before[i] == 1):
+                old_size *= before[i]
+                old.append(i)
+                i += 1
+            elif j < len(after) and (new_size < old_size or not new or after[j] == 1):
+                new_size *= after[j]
+                new.append(j)
+                j += 1
+            else:
+                break
+        runs.append((old, new))
+    places: list[tuple[int, list[int]]] = []
+    for old, new in runs:
+        wide = [d for d in old if before[d] != 1]  # dimensions of size 1 lie anywhere
+        at = [layout.index(d) for d in wide]
+        between = [layout[k] for k in range(min(at, default=0), max(at, default=0))]
+        if at != sorted(at) or any(before[d] != 1 and d not in wide for d in between):
+            return row_major(len(after))
+        places.append((at[0] if at else -1, new))
+    return tuple(d for _, new in sorted(places, key=lambda p: p[0]) for d in new)
 
 
 def _is_spread(node: Node) -> bool:

@@ -258,7 +258,20 @@ def flatten(index: Sequence[Index], strides: Sequence[int], offset: int = 0) -> 
     total = Index((), offset)
     for i, s in zip(index, strides, strict=True):
         total = total + i * s
-    return total
+    return _rejoined(total)
+
+
+def _rejoined(index: Index) -> Index:
+    """The same sum with d·c·(x // d) + c·(x mod d) written as c·x, which no loop needs to divide for."""
+    for atom, coefficient in index.terms:
+        if isinstance(atom, Remainder):
+            quotient = atom.value // atom.divisor
+            if len(quotient.terms) == 1 and not quotient.constant and quotient.terms[0][1] == 1:
+                partner = quotient.terms[0][0]
+                if index.coefficient(partner) == coefficient * atom.divisor:
+                    pair = Index(((partner, coefficient * atom.divisor), (atom, coefficient)))
+                    return _rejoined(index - pair + atom.value * coefficient)
+    return index
 
 
 def unflatten(flat: Index, shape: Sequence[int]) -> tuple[Index, ...]:
