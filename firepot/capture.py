@@ -19,9 +19,10 @@ from firepot.compiler.driver import compiled
 from firepot.compiler.execute import Executor
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed_primitive
+from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
+from firepot.graph.primitives.elementwise import add
 from firepot.runtime import pool
-from firepot.tensor import Tensor, caller_site, compute, default_dtype, forget, state, wrap
+from firepot.tensor import Same, Tensor, caller_site, compute, default_dtype, forget, state, wrap
 
 
 class TraceError(RuntimeError):
@@ -36,6 +37,19 @@ class _Captured:
     leaf: Node  # the placeholder itself, or the differentiable leaf on it
 
 
+def _stand_in(tensor: Tensor) -> tuple[Node, Node]:
+    """(a placeholder for a tensor's value, the node that stands for the tensor in a trace).
+
+    The history of a tensor that is no leaf is outside of the trace, where no derivative can go: it is refused.
+    """
+    value = tensor._value
+    if value.requires_grad and not tensor.is_leaf:
+        placeholder = severed(value.shape, value.dtype, None)
+        return placeholder, placeholder
+    placeholder = data(value.shape, value.dtype)
+    return placeholder, leaf(placeholder) if value.requires_grad else placeholder
+
+
 @dataclass(frozen=True)
 class Condition:
     """Python state that a trace was made for: `read()` gave `value`. `what` names it to a person."""
@@ -48,10 +62,20 @@ class Condition:
         return bool(self.read() == self.value)
 
     def change(self) -> str:
-        now = self.read()
-        if isinstance(now, (bool, int, float, str)) and isinstance(self.value, (bool, int, float, str)):
-            return f"{self.what} is {now!r} and was {self.value!r}"
-        return f"{self.what} changed"
+        now: Any = self.read()
+        before: Any = self.value
+        if isinstance(now, dict) and isinstance(before, dict):
+            name = next((k for k in now.keys() | before.keys() if now.get(k) != before.get(k)), None)
+            told = self.what.replace("an attribute", f"'{name}'")
+            return self._change(told, now.get(name), before.get(name))
+        return self._change(self.what, now, before)
+
+    def _change(self, what: str, now: Any, before: Any) -> str:
+        if isinstance(now, tuple) and isinstance(before, tuple) and len(now) == len(before) == 2:
+            now, before = now[1], before[1]  # a type and a value of it
+        if isinstance(now, (bool, int, float, str)) and isinstance(before, (bool, int, float, str)):
+            return f"{what} is {now!r} and was {before!r}"
+        return f"{what} changed"
 
 
 class Capture:
@@ -68,6 +92,9 @@ class Capture:
         self.watched: list[Condition] = []
         self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}
         self.undoing: list[Callable[[], object]] = []
+        self.effects: list[Callable[[], object]] = []
+        self._written: set[Hashable] = set()
+        self._owners: dict[int, tuple[object, Callable[[], dict[Any, Hashable]], dict[Any, Hashable]]] = {}
         self._locate = locate
         self._starts: list[int] = []  # node sequence numbers, ascending: each begins a stretch of nodes of one origin
         self._origins: list[tuple[Any, bool]] = []
@@ -90,11 +117,9 @@ class Capture:
         value = tensor._value
         if value.buffer is None:
             compute([value])
-        placeholder = data(value.shape, value.dtype)
-        node = placeholder
-        if value.requires_grad:
-            node = leaf(placeholder)
-            node.owner = value.owner or ref(tensor)
+        placeholder, node = _stand_in(tensor)
+        if node.primitive is graph.variable:
+            node.owner = value.owner
         self.captured[id(tensor)] = _Captured(tensor, value, placeholder, node)
         tensor._value = node
         kind = (value.shape, value.dtype, value.requires_grad)
@@ -133,6 +158,34 @@ class Capture:
 
     def undo(self, action: Callable[[], object]) -> None:
         self.undoing.append(action)
+
+    def effect(self, keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None:
+        self._written.update(keys)
+        self.effects.append(redo)
+        self.undoing.append(undo)
+
+    def wrote(self, key: Hashable) -> bool:
+        return key in self._written
+
+    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
+        if id(owner) not in self._owners:
+            self._owners[id(owner)] = (owner, read, read())
+
+    def _depend_on_attributes(self) -> None:
+        """Conditions on the attributes as they were before the function ran.
+
+        Objects that the function itself put there (a cached result, say) are left out: they are new at every capture.
+        """
+        for owner, read, before in self._owners.values():
+            now = read()
+            own = {k for k in now.keys() | before.keys() if isinstance(now.get(k), Same) and now[k] != before.get(k)}
+
+            def rest(read: Callable[[], dict[Any, Hashable]] = read, own: set[Any] = own) -> Any:
+                found = read()
+                return found if not own else {k: v for k, v in found.items() if k not in own}
+
+            kept: Any = {k: v for k, v in before.items() if k not in own}
+            self.announced.append(Condition(rest, kept, f"an attribute of {type(owner).__name__}"))
 
     def differentiating(self, node: Node) -> None:
         """The nodes from now on are the derivative of `node`."""
@@ -186,6 +239,11 @@ class _Kind:
     dtype: DType
     requires_grad: bool
 
+    @staticmethod
+    def of(node: Node) -> _Kind:
+        # What backward() went through inside has no history to ask for afterwards, like a loss in PyTorch.
+        return _Kind(node.shape, node.dtype, node.requires_grad and not node.spent)
+
     def fresh(self, buffer: Any) -> Tensor:
         # What went into a result is inside the program: its derivative is refused, not silently missing.
         primitive = severed_primitive if self.requires_grad else data_primitive
@@ -193,14 +251,28 @@ class _Kind:
         node.buffer = buffer
         return wrap(node)
 
+    def update(self, tensor: Tensor, buffer: Any) -> None:
+        """Give a tensor that exists this value; a leaf stays one."""
+        old = tensor._value
+        if old.owner is not None:
+            node = Node(graph.variable, (), (), self.shape, self.dtype, True)
+            node.owner = old.owner
+        else:
+            node = Node(severed_primitive if self.requires_grad else data_primitive, (), (), self.shape, self.dtype,
+                        self.requires_grad)  # fmt: skip
+        node.buffer = buffer
+        tensor._point(node)
+
 
 class Trace:
     """One captured program with what it needs to run again.
 
     arguments: the numbers of the argument tensors that the program reads; they are its first inputs
     state:     the tensors whose values are its other inputs
-    updates:   (output number, tensor): what the function rebinds
+    updates:   (output number, tensor or number of an argument): what the function rebinds
     grads:     (tensor, its gradient afterwards: a tensor that existed before, an output number, or None)
+    argument_grads: (number of an argument, output number): what to add to its gradient
+    kinds:     what the outputs behind these numbers are
     origins:   node of the program -> node that the function recorded, where that was asked for
     """
 
@@ -209,12 +281,15 @@ class Trace:
     results: list[_Kind]
     arguments: list[int]
     state: list[Tensor]
-    updates: list[tuple[int, Tensor]]
+    updates: list[tuple[int, Tensor | int]]
     grads: list[tuple[Tensor, Tensor | int | None]]
+    argument_grads: list[tuple[int, int]]
     kinds: dict[int, _Kind]
     origins: dict[Node, Node]
 
     def __init__(self, capture: Capture) -> None:
+        capture._depend_on_attributes()
+        self._effects = capture.effects
         self._announced = [(c.read, c.value) for c in capture.announced]
         self._watched = [(c.read, c.value) for c in capture.watched]
         self._conditions = [*capture.announced, *capture.watched]
@@ -252,26 +327,25 @@ class Trace:
                 if sys.getrefcount(nodes[i]) > 3 or sys.getrefcount(inputs[i]) > 3:
                     inputs[i] = inputs[i].copy()
             outputs = self.executor(inputs)
-            for number, tensor in self.updates:
+            for number, target in self.updates:
+                tensor = arguments[target] if isinstance(target, int) else target
                 if tensor._value.buffer is not outputs[number]:  # else it was overwritten in place
-                    _set_value(tensor, outputs[number])
+                    self.kinds[number].update(tensor, outputs[number])
             for tensor, grad in self.grads:
                 if isinstance(grad, int):
                     grad = self.kinds[grad].fresh(outputs[grad])
                 if (grad is None) != (tensor._grad is None):
                     state.announce()
                 tensor._grad = grad
+            for i, number in self.argument_grads:
+                grad = self.kinds[number].fresh(outputs[number])
+                known = arguments[i]._grad
+                arguments[i].grad = grad if known is None else wrap(add(known._value, grad._value))
+            for redo in self._effects:
+                redo()
         return fill(self.template, [kind.fresh(b) for b, kind in zip(outputs, self.results, strict=False)])
 
 
-def _set_value(tensor: Tensor, buffer: Any) -> None:
-    old = tensor._value
-    primitive = graph.variable if old.requires_grad else data_primitive
-    node = Node(primitive, (), (), old.shape, old.dtype, old.requires_grad)
-    node.buffer = buffer
-    if old.requires_grad:
-        node.owner = ref(tensor)
-    tensor._value = node
 
 
 def record(
@@ -286,20 +360,20 @@ def record(
     waiting = [a._value for a in arguments if a._value.buffer is None]
     if waiting:
         compute(waiting)
-    stand_ins = [data(a.shape, a.dtype) for a in arguments]
+    stand_ins = [_stand_in(a) for a in arguments]
     switch = grad_mode.enabled
     state.trace = capture
     try:
         capture.depend(default_dtype, "the default dtype", announced=True)
         proxies = []
-        for a, p in zip(arguments, stand_ins, strict=True):
-            proxy = wrap(leaf(p) if a.requires_grad else p)
-            if a.requires_grad:
-                proxy._value.owner = ref(proxy)
+        for _, node in stand_ins:
+            proxy = wrap(node)
+            if node.primitive is graph.variable:
+                node.owner = ref(proxy)
             proxies.append(proxy)
         filled_args, filled_kwargs = fill(template, proxies)
         result = function(*filled_args, **filled_kwargs)
-        trace = _finish(capture, result, stand_ins, getattr(function, "__name__", type(function).__name__), reason)
+        trace = _finish(capture, result, stand_ins, proxies, getattr(function, "__name__", type(function).__name__), reason)
     except BaseException:
         capture.restore()
         capture.abandon()
@@ -311,35 +385,42 @@ def record(
     return trace, arguments
 
 
-def _finish(capture: Capture, result: Any, stand_ins: list[Node], name: str, reason: str) -> Trace:
+def _finish(
+    capture: Capture, result: Any, stand_ins: list[tuple[Node, Node]], proxies: list[Tensor], name: str, reason: str
+) -> Trace:  # fmt: skip
     """Compile what was recorded."""
     returned: list[Tensor] = []
     trace = Trace(capture)
     trace.template = strip(result, returned)
     outputs = [t._node for t in returned]
-    # What backward() went through inside has no history to ask for afterwards, like a loss in PyTorch.
-    trace.results = [_Kind(n.shape, n.dtype, n.requires_grad and not n.spent) for n in outputs]
+    trace.results = [_Kind.of(n) for n in outputs]
+    trace.kinds = {}
+
+    def further_output(node: Node) -> int:
+        trace.kinds[len(outputs)] = _Kind.of(node)
+        outputs.append(node)
+        return len(outputs) - 1
+
     trace.updates = []
     rebound: dict[Node, int] = {}  # placeholder of the state -> number of the output that replaces it
     for c in capture.captured.values():
-        now = c.tensor._value
-        if now is not c.leaf:
-            rebound[c.placeholder] = len(outputs)
-            trace.updates.append((len(outputs), c.tensor))
-            outputs.append(now)
+        if c.tensor._value is not c.leaf:
+            rebound[c.placeholder] = number = further_output(c.tensor._value)
+            trace.updates.append((number, c.tensor))
+    for i, ((placeholder, node), proxy) in enumerate(zip(stand_ins, proxies, strict=True)):
+        if proxy._value is not node:
+            rebound[placeholder] = number = further_output(proxy._value)
+            trace.updates.append((number, i))
     trace.grads = []
-    trace.kinds = {}
     for tensor, _ in capture.grads.values():
         grad = tensor._grad
-        if grad is not None and id(grad) in capture.own:
-            node = grad._value
-            trace.grads.append((tensor, len(outputs)))
-            trace.kinds[len(outputs)] = _Kind(node.shape, node.dtype, node.requires_grad and not node.spent)
-            outputs.append(node)
-        else:
-            trace.grads.append((tensor, grad))
+        made = grad is not None and id(grad) in capture.own
+        trace.grads.append((tensor, further_output(grad._value) if grad is not None and made else grad))
+    trace.argument_grads = [
+        (i, further_output(proxy._grad._value)) for i, proxy in enumerate(proxies) if proxy._grad is not None
+    ]
     _, leaves, order = simplify.structure(outputs)
-    numbers = {p: i for i, p in enumerate(stand_ins)}
+    numbers = {p: i for i, (p, _) in enumerate(stand_ins)}
     tensors = {c.placeholder: c.tensor for c in capture.captured.values()}
     arguments = [n for n in leaves if n in numbers]
     others = [n for n in leaves if n not in numbers]

@@ -19,14 +19,14 @@ from firepot.compiler.statistics import Compilation, log
 from firepot.graph.node import grad_mode
 from firepot.padding import Pad, Padding
 from firepot.runtime import pool
-from firepot.tensor import Tensor, state
+from firepot.tensor import Tensor, depend_on, state
 
 _WARN_AT = 16  # captures of one function
 _REMEMBERED = 1024  # keys of dropped traces, compilations
 
 
 class _Kind(tuple[Any, ...]):
-    """What of a tensor decides the trace: (shape, dtype, requires_grad)."""
+    """What of a tensor decides the trace: (shape, dtype, requires_grad, whether it is no leaf that collects gradients)."""
 
     __slots__ = ()
 
@@ -36,7 +36,7 @@ def _static_key(value: Any, tensors: list[Tensor]) -> Hashable:
     if isinstance(value, Tensor):
         tensors.append(value)
         node = value._value
-        return _Kind((node.shape, node.dtype, node.requires_grad))
+        return _Kind((node.shape, node.dtype, node.requires_grad, node.owner is None))
     if isinstance(value, dict):
         return (dict, *[(k, _static_key(v, tensors)) for k, v in value.items()])
     if isinstance(value, (list, tuple)):
@@ -81,6 +81,8 @@ class Jitted:
         if self._padding is not None:
             args, kwargs = self._padding.apply(args, kwargs)
         if state.trace is not None or state.eager is not None:  # part of another capture, or to be run step by step
+            for read, what in self._watched:
+                depend_on(read, what)
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         key: Any = (_static_key(args, tensors), _static_key(kwargs, tensors) if kwargs else None, grad_mode.enabled)
@@ -177,7 +179,9 @@ class Jitted:
 def _change(before: Any, now: Any) -> str:
     """How a part of the key differs, in words."""
     if isinstance(before, _Kind) and isinstance(now, _Kind):
-        if before[2] != now[2] and before[:2] == now[:2]:
+        if before[2:] != now[2:] and before[:2] == now[:2]:
+            if before[2] == now[2]:
+                return " is a result and was a leaf" if now[3] else " is a leaf and was a result"
             return " requires grad and did not" if now[2] else " does not require grad and did"
         return f" is {now[1].name}{list(now[0])} and was {before[1].name}{list(before[0])}"
     if not isinstance(before, _Kind) and not isinstance(now, _Kind) and len(before) == len(now):

@@ -41,6 +41,9 @@ class Trace(Protocol):
     def grad_read(self, tensor: Tensor) -> None: ...
     def grad_written(self, tensor: Tensor) -> None: ...
     def undo(self, action: Callable[[], object]) -> None: ...
+    def effect(self, keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None: ...
+    def wrote(self, key: Hashable) -> bool: ...
+    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None: ...
     def differentiating(self, node: Node) -> None: ...
     def refuse(self, what: str) -> None: ...
 
@@ -416,6 +419,7 @@ class Tensor:
         key = ref(self) if self.is_leaf else None
         if key is not None:
             self.__dict__.setdefault("_leaf_hooks", []).append(hook)
+            state.announce()
             return _HookHandle(self.__dict__["_leaf_hooks"], hook)
         _hooks.setdefault(node, []).append(hook)
         return _HookHandle(_hooks[node], hook)
@@ -470,6 +474,7 @@ class _HookHandle:
     def remove(self) -> None:
         if self._hook in self._hooks:
             self._hooks.remove(self._hook)
+            state.announce()
 
 
 def forget(node: Node) -> None:
@@ -648,6 +653,40 @@ def on_abandon(action: Callable[[], object]) -> None:
         state.trace.undo(action)
 
 
+def depend_on_attributes(owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
+    """Declare that the running code depends on attributes of `owner`: `read()` gives each one's value or identity
+    (`Same`) by name. Their changes must be told by `state_changed`."""
+    if state.trace is not None:
+        state.trace.attributes(owner, read)
+
+
+def effect(keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None:
+    """Tell that the running code changed the declared states `keys`: a captured function repeats it by `redo` at
+    each call; `undo` puts things back if the capture comes to nothing."""
+    if state.trace is not None:
+        state.trace.effect(keys, redo, undo)
+
+
+def written_here(key: Hashable) -> bool:
+    """Whether the function being captured itself changed this declared state, so that it depends on it no more."""
+    return state.trace is not None and state.trace.wrote(key)
+
+
+class Same:
+    """An object by identity, as the value of a condition. Holding it keeps its identity from being used again."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, object: object) -> None:
+        self.object = object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.object is other.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
+
+
 def state_changed() -> None:
     """Tell that state declared by `depend_on` may have changed."""
     state.announce()
@@ -759,6 +798,8 @@ def _run_hooks(node: Node, g: Node) -> Node:
         state.trace.differentiating(node)
     owner = node.owner() if node.owner is not None else None
     hooks = owner.__dict__.get("_leaf_hooks", ()) if owner is not None else _hooks.get(node, ())
+    if owner is not None and state.trace is not None:
+        state.trace.depend(lambda: tuple(owner.__dict__.get("_leaf_hooks", ())), "the hooks of a tensor", True)
     for hook in list(hooks):
         replaced = hook(wrap(g))
         if replaced is not None:

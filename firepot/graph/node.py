@@ -234,7 +234,7 @@ def data(shape: Shape, dtype: DType, buffer: Any = None) -> Node:
 
 
 def severed(shape: Shape, dtype: DType, buffer: Any) -> Node:
-    """A value that requires grad but cannot be differentiated: derivatives are refused, not silently missing."""
+    """A value (a placeholder, without buffer) that requires grad but cannot be differentiated: derivatives are refused, not silently missing."""
     node = Node(severed_primitive, (), (), shape, dtype, True)
     node.buffer = buffer
     return node

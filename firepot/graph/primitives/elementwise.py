@@ -13,7 +13,7 @@ from typing import Any
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
-from firepot.graph.node import Elementwise, Node, Primitive, Shape, View, apply, data_primitive
+from firepot.graph.node import Elementwise, Node, Primitive, Shape, View, apply, data_primitive, severed_primitive
 from firepot.graph.primitives import views
 from firepot.kernels.loops import CheckedIndex, Const, Expr, Op, Position
 
@@ -424,5 +424,8 @@ def random_bits(key: Node, shape: Shape, offset: Node) -> Node:
 
 
 def is_leaf(node: Node) -> bool:
-    """Whether the node's value comes from outside the program."""
-    return node.buffer is not None or node.primitive is data_primitive
+    """Whether the node's value comes from outside the program. A number never does, also where it was looked at once:
+    else programs would differ by what was looked at."""
+    if node.primitive is data_primitive or node.primitive is severed_primitive:
+        return True
+    return node.buffer is not None and node.primitive is not constant_primitive
