@@ -2,6 +2,7 @@
 
 from firepot import autograd as autograd
 from firepot import data as data
+from firepot import debug as debug
 from firepot import nn as nn
 from firepot import optim as optim
 from firepot import vision as vision

@@ -20,7 +20,7 @@ import numpy as np
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data, detach, grad_mode, leaf
+from firepot.graph.node import Node, data, detach, grad_mode, leaf, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.runtime.buffer import Buffer
 from firepot.transforms.differentiate import gradients
@@ -52,10 +52,12 @@ class _State(threading.local):
     """The handles' state: what is being captured or watched in this thread, and one number for the process.
 
     eager: what to do with each operation's node at its call (`fp.debug` sets it); None: nothing, it waits.
+    gradient: what to do with each node and its complete gradient in a backward pass.
     """
 
     trace: Trace | None = None
     eager: Callable[[Node], None] | None = None
+    gradient: Callable[[Node, Node], None] | None = None
 
     @property
     def epoch(self) -> int:
@@ -73,6 +75,10 @@ state = _State()
 
 # Nodes without a value that a living Tensor stands for, each with the number of such tensors.
 _pending: dict[Node, int] = {}
+# What tensors stood for before they were changed in place, and which gradients they had, since that last had values: to
+# go back to where the new values turn out not to exist (an index was out of range).
+_rebound: dict[int, tuple[ref[Tensor], Node]] = {}
+_regraded: dict[int, tuple[ref[Tensor], Tensor | None]] = {}
 _hooks: WeakKeyDictionary[Node, list[Callable[[Tensor], Tensor | None]]] = WeakKeyDictionary()
 
 
@@ -207,6 +213,8 @@ class Tensor:
         self._value = node
         if node.buffer is None and state.trace is None:
             _pending[node] = _pending.get(node, 0) + 1
+            if old.buffer is not None or id(self) not in _rebound:
+                _rebound[id(self)] = (ref(self), old)
         if old.buffer is None:
             forget(old)
         if old.requires_grad != node.requires_grad or old.dtype is not node.dtype or old.shape != node.shape:
@@ -286,6 +294,8 @@ class Tensor:
             )
         if state.trace is not None:
             state.trace.grad_written(self)
+        elif value is not None and value._value.buffer is None:
+            _regraded.setdefault(id(self), (ref(self), self._grad))
         if (value is None) != (self._grad is None):
             state.announce()
         self._grad = value
@@ -592,9 +602,49 @@ def compute(nodes: Iterable[Node]) -> None:
 
     wanted = [n for n in nodes if n.buffer is None]
     if wanted:
-        evaluate(wanted)
+        try:
+            evaluate(wanted)
+        except ew.BadIndex as error:
+            _take_back(error.check)
+            raise
         for n in wanted:
             _pending.pop(n, None)
+        if _rebound:
+            _settle(_rebound, lambda tensor: tensor._value)
+        if _regraded:
+            _settle(_regraded, lambda tensor: None if tensor._grad is None else tensor._grad._value)
+
+
+def _settle(earlier: dict[int, Any], value: Callable[[Tensor], Node | None]) -> None:
+    """Forget what tensors were before, where they now have values."""
+    for number, (handle, _) in list(earlier.items()):
+        tensor = handle()
+        node = None if tensor is None else value(tensor)
+        if node is None or node.buffer is not None:
+            earlier.pop(number, None)
+
+
+def _take_back(check: tuple[Any, ...]) -> None:
+    """After a bad index: undo what was changed in place with values that depend on it, and wait for them no more."""
+    bad: set[Node] = set()
+    waiting = list(_pending)
+    waiting += [t._value for handle, _ in _rebound.values() if (t := handle()) is not None]
+    for node in topological(waiting, ew.is_leaf):
+        if (node.primitive is ew.check_index_primitive and node.params == check) or any(i in bad for i in node.inputs):
+            bad.add(node)
+    for number, (handle, before) in list(_rebound.items()):
+        tensor = handle()
+        if tensor is not None and tensor._value in bad:
+            tensor._value = before
+            del _rebound[number]
+    for number, (handle, grad) in list(_regraded.items()):
+        tensor = handle()
+        if tensor is not None and tensor._grad is not None and tensor._grad._value in bad:
+            tensor._grad = grad
+            del _regraded[number]
+    for node in bad:
+        _pending.pop(node, None)
+    state.announce()
 
 
 def eval(*tensors: Any) -> None:
@@ -804,6 +854,8 @@ def _run_hooks(node: Node, g: Node) -> Node:
         replaced = hook(wrap(g))
         if replaced is not None:
             g = replaced._node
+    if state.gradient is not None:
+        state.gradient(node, g)
     return g
 
 

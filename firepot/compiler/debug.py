@@ -69,7 +69,7 @@ def graph_text(outputs: Sequence[Node]) -> str:
     for n in order:
         inputs = [f"%{numbers[i]}" for i in n.inputs]
         name = "input" if is_leaf(n) else n.primitive.name
-        words = " ".join([name, *inputs, *_parameters(n)])
+        words = " ".join([name, *inputs, *(() if is_leaf(n) else _parameters(n))])
         lines.append(f"%{numbers[n]} = {words} : {n.dtype.name}{list(n.shape)}")
     lines.append("return " + " ".join(f"%{numbers[o]}" for o in outputs))
     return "\n".join(lines)

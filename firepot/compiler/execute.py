@@ -56,7 +56,7 @@ class Executor:
         addresses += [b.address for b in fresh]
         error = self.executable.run(addresses)
         if error is not None:
-            raise IndexError(check_sites.message(error.site - 1, error.value))
+            raise check_sites.error(error.site - 1, error.value)
         own = {number: buffer for (number, _), buffer in zip(self._fresh, fresh, strict=True)}
         results: list[Buffer] = []
         for number, (where, storage) in enumerate(self.program.outputs):
@@ -89,7 +89,7 @@ class Rehearsal:
         """Raises: IndexError where a checked index was out of range."""
         error = self._executable.run(self._addresses())
         if error is not None:
-            raise IndexError(check_sites.message(error.site - 1, error.value))
+            raise check_sites.error(error.site - 1, error.value)
 
     def time(self) -> float:
         """Seconds of one run."""

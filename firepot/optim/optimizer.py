@@ -13,6 +13,7 @@ from typing import Any
 
 from firepot import ops
 from firepot.graph import dtypes
+from firepot.graph.node import Node
 from firepot.tensor import Same, Tensor, commit, depend_on, no_grad, on_abandon, outside_trace, state, state_changed
 
 
@@ -204,7 +205,7 @@ class Optimizer:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; with a closure, call it first and return its loss."""
         loss = closure() if closure is not None else None
-        changed: list[Tensor] = []
+        before: list[tuple[Tensor, Node]] = []
         with no_grad():
             for group in self.param_groups:
                 for p in group["params"]:
@@ -217,13 +218,17 @@ class Optimizer:
                             self._state[p] = self.initial(p, group)
                         known = self._state[p]
                         on_abandon(partial(self._state.pop, p, None))
+                    before += [(t, t._value) for t in (p, *known.values()) if isinstance(t, Tensor)]
                     self.update(p, gradient, known, group)
-                    changed.append(p)
-                    changed.extend(v for v in known.values() if isinstance(v, Tensor))
                 depend_on(group.structure, f"a setting of {type(self).__name__}", announced=True)
         depend_on(self._held, f"the state of {type(self).__name__}", announced=True)
         depend_on(self._parameters, f"the parameters of {type(self).__name__}")
-        commit(changed)
+        try:
+            commit(t for t, _ in before)
+        except IndexError:  # the gradients do not exist: no part of the step is to have happened
+            for t, node in before:
+                t._point(node)
+            raise
         return loss
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:

@@ -384,6 +384,14 @@ class _CheckIndex(Elementwise):
         return CheckedIndex(value, size, check_sites.number(node), dtypes.int64)
 
 
+class BadIndex(IndexError):
+    """A program met an index out of range. `check`: the params of the check_index nodes that tell of it."""
+
+    def __init__(self, message: str, check: tuple[Any, ...]) -> None:
+        super().__init__(message)
+        self.check = check
+
+
 class CheckSites:
     """Numbers for the places where an index is checked; a kernel reports the number, a person reads the message."""
 
@@ -398,11 +406,12 @@ class CheckSites:
             self._messages.append(node.params)
         return found
 
-    def message(self, site: int, value: int) -> str:
+    def error(self, site: int, value: int) -> BadIndex:
+        """What to raise for the number and the value that a kernel reported."""
         size, message, negative = self._messages[site]
         if not negative and value < -size:
             value += size
-        return message.format(index=value)
+        return BadIndex(message.format(index=value), self._messages[site])
 
 
 check_sites = CheckSites()
