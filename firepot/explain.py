@@ -112,7 +112,8 @@ class Explanation:
         return debug.schedule_text(self._program)
 
     def loops(self, number: int) -> str:
-        """The loop nest of a kernel as pseudo-code; empty for the generators that start from no loop nest."""
+        """The loop nest of a kernel as pseudo-code, for a matrix product that of what is done with its result; empty
+        for the generators that start from no loop nest."""
         nest = self._step(number).nest
         return debug.nest_text(nest) if nest is not None else ""
 

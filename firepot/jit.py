@@ -25,18 +25,12 @@ _WARN_AT = 16  # captures of one function
 _REMEMBERED = 1024  # keys of dropped traces, compilations
 
 
-class _Kind(tuple[Any, ...]):
-    """What of a tensor decides the trace: (shape, dtype, requires_grad, whether it is no leaf that collects gradients)."""
-
-    __slots__ = ()
-
-
 def _static_key(value: Any, tensors: list[Tensor]) -> Hashable:
     """What of the arguments decides the trace: structure, kinds of tensors, and every value that is no tensor."""
     if isinstance(value, Tensor):
         tensors.append(value)
         node = value._value
-        return _Kind((node.shape, node.dtype, node.requires_grad, node.owner is None))
+        return (node.shape, node.dtype, node.requires_grad, node.owner is None)  # the last: no leaf
     if isinstance(value, dict):
         return (dict, *[(k, _static_key(v, tensors)) for k, v in value.items()])
     if isinstance(value, (list, tuple)):
@@ -176,15 +170,20 @@ class Jitted:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
 
+def _is_tensor(part: Any) -> bool:
+    """Whether a part of a key is that of a tensor; all others begin with a type."""
+    return isinstance(part[0], tuple)
+
+
 def _change(before: Any, now: Any) -> str:
     """How a part of the key differs, in words."""
-    if isinstance(before, _Kind) and isinstance(now, _Kind):
+    if _is_tensor(before) and _is_tensor(now):
         if before[2:] != now[2:] and before[:2] == now[:2]:
             if before[2] == now[2]:
                 return " is a result and was a leaf" if now[3] else " is a leaf and was a result"
             return " requires grad and did not" if now[2] else " does not require grad and did"
         return f" is {now[1].name}{list(now[0])} and was {before[1].name}{list(before[0])}"
-    if not isinstance(before, _Kind) and not isinstance(now, _Kind) and len(before) == len(now):
+    if not _is_tensor(before) and not _is_tensor(now) and len(before) == len(now):
         if len(now) == 2 and isinstance(now[1], (bool, int, float, str)):
             shown = [float.fromhex(k[1]) if k[0] is float else k[1] for k in (now, before)]
             return f" is {shown[0]!r} and was {shown[1]!r}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, topological
 from firepot.graph.primitives.elementwise import is_leaf
-from firepot.kernels.loops import CheckedIndex, Const, Expr, Guard, Load, Nest, Op, Position, Reduce, Reduced
+from firepot.kernels.loops import CheckedIndex, Const, Expr, Finished, Guard, Load, Nest, Op, Position, Reduce, Reduced
 
 if TYPE_CHECKING:
     from firepot.compiler.program import Program
@@ -160,6 +160,8 @@ class _NestText:
             return self.names.get(id(expr.stage), "fold")
         if isinstance(expr, Const):
             return str(expr.value)
+        if isinstance(expr, Finished):
+            return "product"
         if id(expr) in self.names:
             return self.names[id(expr)]
         text = self._written(expr, shared)

@@ -314,7 +314,7 @@ def build_nest(
             else:
                 position = kept if root.shape == tuple(a.size for a in outer) else kept_ones
             expr = emitter.compute(root, position)
-        emitter.local[root] = (position, _giver(expr))
+        emitter.local[root] = (position, giver(expr))
         if root in stored:
             own_storage = storage[root]
             stages.append(Store(emitter.operand(own_storage), own_storage.locate(position), expr, store_axes))
@@ -322,7 +322,8 @@ def build_nest(
     return Nest(sort(outer), tuple(stages), operands), emitter.operands
 
 
-def _giver(expr: Expr) -> Callable[[], Expr]:
+def giver(expr: Expr) -> Callable[[], Expr]:
+    """What an Emitter calls for a value that the kernel has made."""
     return lambda: expr
 
 

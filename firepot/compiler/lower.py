@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from firepot.compiler.emit import Storage
+from firepot.compiler.follow import Following
 from firepot.compiler.memory import ALIGNMENT
 from firepot.graph.index import Axis, Index, flatten
 from firepot.graph.node import Node, View
 from firepot.graph.primitives.reduce import accumulator
 from firepot.kernels.kernel import Kernel
 from firepot.kernels.loops import Nest
+
+if TYPE_CHECKING:
+    from firepot.kernels.llvm.matmul import Matmul
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,40 @@ class Lowering:
         from firepot.kernels.llvm import matmul
         from firepot.kernels.llvm.epilogue import StoreEpilogue
 
-        x, y = (self._access(i) for i in node.inputs)
         out = self.storage[node]
+        description, (x, y) = self._product(node)
+        epilogue = StoreEpilogue(2, _three(out.strides), node.dtype)
+        self._step(node, matmul.lower(description, epilogue, self.processor), (x, y), out)
+
+    def contract_and_follow(self, node: Node, following: Following, roots: Sequence[Node]) -> None:
+        """A product with the element-wise work on its result."""
+        from firepot.kernels.llvm import matmul
+        from firepot.kernels.llvm.epilogue import NestEpilogue
+
+        description, (x, y) = self._product(node)
+        nest = following.nest
+        if following.lane == 1:  # the transposed product, so that lanes run along the rows
+            d = description
+            description = replace(
+                d, m=d.n, n=d.m, x_strides=_swapped(d.y_strides), y_strides=_swapped(d.x_strides)
+            )  # fmt: skip
+            x, y = y, x
+            nest = replace(nest, axes=(nest.axes[0], nest.axes[2], nest.axes[1]))
+        kernel = matmul.lower(description, NestEpilogue(nest, following.finished), self.processor)
+        operands = [(a.storage, a.offset * a.storage.dtype.size) for a in (x, y)]
+        operands += [(s, s.base * s.dtype.size) for s in following.operands]
+        self.steps.append(Step(kernel, tuple(operands), tuple(roots), nest))
+
+    def _product(self, node: Node) -> tuple[Matmul, tuple[Access, Access]]:
+        from firepot.kernels.llvm import matmul
+
+        x, y = (self._access(i) for i in node.inputs)
         batch, m, n = node.shape
         description = matmul.Matmul(
             batch, m, n, node.inputs[0].shape[2], _three(x.strides), _three(y.strides), node.inputs[0].dtype,
             accumulator(node.dtype),
         )  # fmt: skip
-        epilogue = StoreEpilogue(2, _three(out.strides), node.dtype)
-        self._step(node, matmul.lower(description, epilogue, self.processor), (x, y), out)
+        return description, (x, y)
 
     def convolve(self, node: Node) -> None:
         from firepot.kernels.llvm import convolution
@@ -195,6 +224,10 @@ class Lowering:
 def _three(strides: Sequence[int]) -> tuple[int, int, int]:
     a, b, c = strides
     return a, b, c
+
+
+def _swapped(strides: tuple[int, int, int]) -> tuple[int, int, int]:
+    return strides[0], strides[2], strides[1]
 
 
 def _four(strides: Sequence[int]) -> tuple[int, int, int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from firepot.compiler import debug
 from firepot.compiler.assemble import Assembly, assemble
 from firepot.compiler.emit import Storage
+from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
 from firepot.compiler.lower import Lowering, Step, access, stored_under
@@ -56,6 +57,7 @@ class Passes:
     recompute: bool = True  # values inside the kernels that use them; else every value is stored
     assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
+    follow: bool = True  # element-wise work on a matrix product done by the product's own kernel
     share_memory: bool = True  # values that do not live at the same time in the same place
 
 
@@ -89,6 +91,9 @@ def build(
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
+    if passes.follow:
+        overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
+        groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
     program.results = tuple(outputs)
@@ -148,6 +153,7 @@ def _lower(
     for g in groups:
         if g.opaque and g.roots[0] not in assembled:
             needed.update(stored_under(i, storage) for i in g.roots[0].inputs)
+            needed |= g.inputs
         else:
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
@@ -155,8 +161,13 @@ def _lower(
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue
-        if g.opaque:
+        if g.opaque and len(g.roots) == 1:
             lowering.lower(g.roots[0])
+            continue
+        if g.opaque:
+            found = following(g, storage, needed.intersection(g.roots))
+            assert found is not None, "follow() has tried it"
+            lowering.contract_and_follow(g.roots[0], found, g.roots)
             continue
         stored = {r for r in g.roots if r in needed and r.size}
         nest, operands = build_nest(g, storage, stored, layouts)

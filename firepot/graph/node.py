@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
@@ -82,7 +82,22 @@ class Opaque(Primitive):
 
 
 _sequence = itertools.count()
-_interned: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
+
+
+class _Entry(ref["Node"]):
+    """A weak reference in the table of nodes, with its key. (WeakValueDictionary does the same more slowly.)"""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
+
+
+_interned: dict[tuple[Any, ...], _Entry] = {}
+
+
+def _discard(entry: _Entry) -> None:
+    """The node of this entry has died."""
+    if _interned.get(entry.key) is entry:
+        _interned.pop(entry.key, None)
 
 
 class Node:
@@ -170,12 +185,15 @@ def apply(primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Hashable
                 requires_grad = True
                 break
     key = (primitive, inputs, params, requires_grad)
-    found = _interned.get(key)
+    entry = _interned.get(key)
+    found = entry() if entry is not None else None
     if found is not None and (found.inputs or not inputs or not requires_grad):
         return found
     shape, dtype = primitive.infer(inputs, params)
     node = Node(primitive, inputs, params, shape, dtype, requires_grad and dtype.kind == "f")
-    _interned[key] = node
+    entry = _Entry(node, _discard)
+    entry.key = key
+    _interned[key] = entry
     return node
 
 

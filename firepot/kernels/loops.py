@@ -131,6 +131,17 @@ class Reduced(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class Finished(Expr):
+    """The element that a contraction has just finished; only in the nest that follows one, whose axes `loops` are."""
+
+    loops: tuple[Axis, ...]
+    dtype: DType
+
+    def axes(self) -> set[Axis]:
+        return set(self.loops)
+
+
+@dataclass(frozen=True, eq=False)
 class Reduce:
     """Fold `value` over the inner `axes` with `combine`: 'sum', 'prod', 'max', 'min' (NaN wins), 'any', 'all'.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -135,6 +136,7 @@ class Allocator:
             ) from None
 
 
+@functools.lru_cache(4096)
 def size_class(nbytes: int) -> int:
     """`nbytes` rounded up to a quarter of its power of two, and to 64 bytes (large ones to a page)."""
     if nbytes <= ALIGNMENT:

@@ -16,9 +16,10 @@ VARIANTS = {
     "no layout": Passes(layout=False),
     "no recomputing": Passes(recompute=False),
     "no merging": Passes(merge=False),
+    "no following": Passes(follow=False),
     "no assembly": Passes(assemble=False),
     "no sharing of memory": Passes(share_memory=False),
-    "none": Passes(layout=False, recompute=False, assemble=False, merge=False, share_memory=False),
+    "none": Passes(layout=False, recompute=False, assemble=False, merge=False, follow=False, share_memory=False),
 }
 OPERATIONS = [
     "add",

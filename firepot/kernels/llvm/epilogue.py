@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.kernels.llvm.builder import Builder, Operand, Value, overload, vector
-from firepot.kernels.llvm.expression import memory_type, to_memory
+from firepot.kernels.llvm import nest as nest_generator
+from firepot.kernels.llvm.builder import Builder, Operand, Value, overload, scalar_type, vector
+from firepot.kernels.llvm.expression import Evaluator, Scope, memory_type, to_memory
+from firepot.kernels.loops import Finished, Nest, Store
 
 
 class Epilogue(Protocol):
@@ -20,6 +23,10 @@ class Epilogue(Protocol):
     @property
     def operands(self) -> int:
         """How many operands of the kernel are the epilogue's; they follow the contraction's own two."""
+
+    @property
+    def large(self) -> bool:
+        """Whether its code should stand once in a loop rather than once for each vector of a tile."""
 
     def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
         """Take `value.lanes` finished elements, in the accumulator's dtype.
@@ -47,12 +54,72 @@ class StoreEpilogue:
     def operands(self) -> int:
         return 1
 
+    @property
+    def large(self) -> bool:
+        return False
+
     def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
         place = b.index(0)
         for i, stride in zip(index, self.strides, strict=True):
             if stride and not (isinstance(i, int) and i == 0):
                 place = b.add(place, b.mul(b.index(i), stride))
         store_lanes(b, b.operand(self.operand), place, self.strides[self.lane], self.dtype, value, mask)
+
+
+@dataclass(frozen=True)
+class NestEpilogue:
+    """The stores of a loop nest over the contraction's axes, which read its elements as `finished`.
+
+    axes: the nest's axes in the order of the coordinates that `emit` is given. Lanes run along the last of them.
+    """
+
+    nest: Nest
+    finished: Finished
+
+    @property
+    def key(self) -> str:
+        return f"nest {nest_generator.describe(self.nest)}"
+
+    @property
+    def operands(self) -> int:
+        return len(self.nest.operands)
+
+    @property
+    def large(self) -> bool:
+        return True
+
+    @property
+    def aliases(self) -> frozenset[tuple[int, int]]:
+        """(operand read, operand written) of the kernel that may be the same memory."""
+        return frozenset((2 + read, 2 + written) for read, written in nest_generator.aliases(self.nest))
+
+    @property
+    def flops(self) -> int:
+        return nest_generator.operations(self.nest)
+
+    @property
+    def bytes(self) -> int:
+        """Memory traffic of its operands."""
+        return nest_generator.traffic(self.nest)
+
+    @property
+    def label(self) -> str:
+        return nest_generator.label(self.nest)
+
+    def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
+        if self.finished.dtype in (dtypes.float16, dtypes.bfloat16):  # rounded as if it had been stored
+            short = b.convert("fptrunc", value, vector(scalar_type(self.finished.dtype), value.lanes))
+            value = b.convert("fpext", short, value.type)
+        axes = self.nest.axes
+        scope = Scope({axis: b.index(i) for axis, i in zip(axes, index, strict=True)})
+        scope.values[(self.finished, value.lanes > 1)] = value
+        pointers = [b.operand(2 + i) for i in range(len(self.nest.operands))]
+        evaluator = Evaluator(b, pointers, axes[-1], value.lanes, mask, scope, {})
+        for stage in self.nest.stages:  # all before the first is written: one may lie over what another reads
+            evaluator.expr(stage.value)
+        for stage in self.nest.stages:
+            assert isinstance(stage, Store)
+            evaluator.store(stage.operand, stage.offset, stage.value, self.nest.operands[stage.operand][0])
 
 
 def store_lanes(

@@ -17,7 +17,7 @@ from typing import Any
 from firepot.graph.dtypes import DType
 from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
-from firepot.kernels.llvm.epilogue import Epilogue
+from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_element, memory_type, register_type
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
 
@@ -87,15 +87,19 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
     direct = d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
     plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct)
     work = d.batch * d.m * d.n * d.k
+    following = epilogue if isinstance(epilogue, NestEpilogue) else None
     return Kernel(
         key=f"matmul {processor.vector_bytes} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
         phases=("pack", *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
-        label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}",
+        label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
+        scratch=tile.rows * tile.columns * d.accumulate.size if epilogue.large else 0,
         workspace=plan.x_bytes + plan.y_bytes + plan.partial_bytes,
         parallel=work >= _SERIAL,
-        flops=2 * work,
-        bytes=d.dtype.size * (d.batch * d.m * d.n + plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n),
+        flops=2 * work + (following.flops if following else 0),
+        bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
+        + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
+        aliases=following.aliases if following else frozenset(),
     )
 
 
@@ -301,6 +305,9 @@ def _finish(
     row_panel: Value,
     column: Value,
 ) -> None:
+    if epilogue.large:
+        _finish_in_loop(b, plan, epilogue, accumulators, batch, row_panel, column)
+        return
     d, tile = plan.d, plan.tile
     whole_rows = d.m % tile.rows == 0
     for r in range(tile.rows):
@@ -322,3 +329,27 @@ def _finish(
         else:
             with b.when(b.compare("slt", m, d.m)):
                 row()
+
+
+def _finish_in_loop(
+    b: Builder, plan: _Plan, epilogue: Epilogue, accumulators: Accumulators, batch: Value, row_panel: Value, column: Value
+) -> None:  # fmt: skip
+    """By way of the scratch memory, so that a long epilogue stands in the code once a row instead of once a vector."""
+    d, tile = plan.d, plan.tile
+    type = register_type(d.accumulate)
+    scratch = b.arg("scratch")
+    for r in range(tile.rows):
+        for v in range(tile.vectors):
+            b.store(accumulators.get(b, r, v), b.element(scratch, type, r * tile.columns + v * tile.lanes))
+    first = b.mul(row_panel, tile.rows)
+    rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(d.m), first), b.index(tile.rows))
+    with b.loop(0, rows, unroll=1) as row:
+        for v in range(tile.vectors):
+            n = b.add(column, v * tile.lanes)
+            mask = lane_mask(b, n, d.n, tile.lanes)
+            place = b.element(scratch, type, b.add(b.mul(row, tile.columns), v * tile.lanes))
+            if d.n % tile.columns == 0 or v == 0:
+                epilogue.emit(b, (batch, b.add(first, row), n), b.load(place, accumulators.type), mask)
+            else:  # a vector that may lie wholly outside
+                with b.when(b.compare("slt", n, d.n)):
+                    epilogue.emit(b, (batch, b.add(first, row), n), b.load(place, accumulators.type), mask)

@@ -21,7 +21,20 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.expression import Evaluator, Scope, from_memory, memory_type, register_type, to_memory
 from firepot.kernels.llvm.normalise import indices, normalise
-from firepot.kernels.loops import CheckedIndex, Const, Expr, Guard, Load, Nest, Op, Position, Reduce, Reduced, Store
+from firepot.kernels.loops import (
+    CheckedIndex,
+    Const,
+    Expr,
+    Finished,
+    Guard,
+    Load,
+    Nest,
+    Op,
+    Position,
+    Reduce,
+    Reduced,
+    Store,
+)
 
 _SMALL = 1 << 14  # points below which one thread does the whole kernel
 _CHUNKS = 64  # parts that a long fold is cut into, whatever the number of threads
@@ -59,12 +72,12 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         key=key,
         generate=lambda: _generate(plan),
         phases=phases,
-        label=_label(nest),
+        label=label(nest),
         workspace=_workspace(plan),
         parallel=points >= _SMALL,
-        flops=_operations(nest),
-        bytes=_traffic(nest),
-        aliases=_aliases(nest) if not plan.folding else frozenset(),
+        flops=operations(nest),
+        bytes=traffic(nest),
+        aliases=aliases(nest) if not plan.folding else frozenset(),
     )
 
 
@@ -585,6 +598,8 @@ def describe(nest: Nest) -> str:
             text = f"guard {conditions} {walk(expr.value)} {walk(expr.fill)}"
         elif isinstance(expr, CheckedIndex):
             text = f"check {walk(expr.value)} {expr.size} {expr.site}"
+        elif isinstance(expr, Finished):
+            text = "finished"
         else:
             assert isinstance(expr, Reduced)
             text = f"fold {folds[id(expr.stage)]}"
@@ -606,7 +621,7 @@ def describe(nest: Nest) -> str:
     return "\n".join([f"{loops} {operands}", *lines, *stages])
 
 
-def _label(nest: Nest) -> str:
+def label(nest: Nest) -> str:
     names: list[str] = []
     seen: set[int] = set()
 
@@ -626,7 +641,7 @@ def _label(nest: Nest) -> str:
     return f"reduce[{','.join(folds)}]({inside})" if folds else f"map({inside or 'copy'})"
 
 
-def _operations(nest: Nest) -> int:
+def operations(nest: Nest) -> int:
     """Floating-point operations: each once for every point of the axes that its value varies over."""
     outer = math.prod(a.size for a in nest.axes)
     total = 0
@@ -652,7 +667,7 @@ def _operations(nest: Nest) -> int:
 _NO_ARITHMETIC = frozenset(("cast", "bitcast", "where"))
 
 
-def _traffic(nest: Nest) -> int:
+def traffic(nest: Nest) -> int:
     """Bytes of the elements that are read and written, each once: what must be moved if caches held everything."""
     places: dict[tuple[int, bool], set[Index]] = {}
     seen: set[int] = set()
@@ -677,7 +692,7 @@ def _traffic(nest: Nest) -> int:
     return total
 
 
-def _aliases(nest: Nest) -> frozenset[tuple[int, int]]:
+def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
     """(read, written) operands of a map that are only touched at equal positions."""
     loads: dict[int, set[Index]] = {}
     seen: set[int] = set()
@@ -702,4 +717,4 @@ def _aliases(nest: Nest) -> frozenset[tuple[int, int]]:
     return frozenset(pairs)
 
 
-__all__ = ["Plan", "describe", "indices", "lower", "same_positions"]
+__all__ = ["Plan", "aliases", "describe", "indices", "label", "lower", "operations", "same_positions", "traffic"]

@@ -1,0 +1,188 @@
+"""Epilogues: element-wise work on a contraction's result, done while its elements are still in registers.
+
+A kernel that only maps, and whose points are the elements of one matrix product, is joined to the product: bias and
+activation, the residual sum, or the optimiser's update of the weights whose gradient the product is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from firepot.compiler.emit import Emitter, Misaligned, Position, Storage
+from firepot.compiler.fuse import Group, giver
+from firepot.graph.index import Axis, Index, contiguous_strides, flatten, unflatten
+from firepot.graph.node import Elementwise, Node, View
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+from firepot.graph.primitives.contract import contract_primitive
+from firepot.kernels.llvm.nest import indices
+from firepot.kernels.loops import Finished, Nest, Store
+
+_REACH = 16  # kernels by which a product may be put off until what follows it can run
+
+
+@dataclass(frozen=True)
+class Following:
+    """What is done with every element of a contraction: stores over the axes (batch, row, column)."""
+
+    nest: Nest
+    finished: Finished
+    operands: list[Storage]
+    lane: int  # the axis along which neighbours lie together in memory: 2 or 1
+
+
+def follow(
+    groups: list[Group], storage: dict[Node, Storage], needed: set[Node], overwritten: dict[Node, Node]
+) -> list[Group]:
+    """Join map groups to the matrix products that feed them.
+
+    Args:
+        needed: the program's outputs.
+        overwritten: of outputs that may take the place of an input, that input.
+    """
+    result = list(groups)
+    check = _last_check(result, storage)
+    at = 0
+    while at < len(result):
+        group = result[at]
+        joined = None if group.opaque or group.folded else _join(result, at, storage, needed, overwritten, check)
+        if joined is None:
+            at += 1
+            continue
+        place, source, merged = joined
+        result[place] = merged if place == source else result[place]
+        if place != source:
+            result.insert(place + 1, merged)
+            del result[source]
+        del result[at]
+    return result
+
+
+def _join(
+    groups: Sequence[Group], at: int, storage: dict[Node, Storage], needed: set[Node],
+    overwritten: dict[Node, Node], check: int,
+) -> tuple[int, int, Group] | None:  # fmt: skip
+    """(the position after which the joined group runs, that of the product, the joined group)."""
+    group = groups[at]
+    for source in range(at - 1, -1, -1):
+        first = groups[source].roots[0]
+        if first not in group.inputs or first.primitive is not contract_primitive or not groups[source].opaque:
+            continue
+        if first.size != group.roots[0].size or first.size == 0:
+            continue
+        others = group.inputs - {first}
+        replaced = {overwritten[r] for r in group.roots if r in overwritten}
+        place = source
+        for k in range(source + 1, at):
+            between = groups[k]
+            if others.intersection(between.roots) or replaced & between.inputs:
+                place = k
+        if replaced:  # what is overwritten cannot be restored after a check fails
+            place = max(place, check)
+        if place > source + _REACH or place >= at:
+            continue
+        if any(between.inputs.intersection(groups[source].roots) for between in groups[source + 1 : place + 1]):
+            continue
+        roots = [*groups[source].roots, *group.roots]
+        merged = Group(roots, first.shape, opaque=True, inputs=groups[source].inputs | others)
+        elsewhere = needed.union(*(g.inputs for k, g in enumerate(groups) if k not in (source, at)))
+        if following(merged, storage, elsewhere.intersection(roots)) is not None:
+            return place, source, merged
+    return None
+
+
+def _last_check(groups: Sequence[Group], storage: dict[Node, Storage]) -> int:
+    """The last group that checks an index; −1 if none does."""
+    checks: dict[Node, bool] = {}
+
+    def inside(node: Node) -> bool:
+        waiting = [node]
+        while waiting:
+            n = waiting[-1]
+            if n in checks:
+                waiting.pop()
+                continue
+            inputs = [i for i in n.inputs if i not in storage and not ew.is_leaf(i)]
+            missing = [i for i in inputs if i not in checks]
+            if missing:
+                waiting += missing
+                continue
+            checks[n] = n.primitive is ew.check_index_primitive or any(checks[i] for i in inputs)
+        return checks[node]
+
+    return max((k for k, g in enumerate(groups) if any(inside(r) for r in g.roots)), default=-1)
+
+
+def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> Following | None:
+    """The epilogue of a joined group; None where its roots do not go over the product element by element, or would
+    be scattered in memory."""
+    contraction, *roots = group.roots
+    axes = tuple(Axis(name, s) for name, s in zip("bmn", contraction.shape, strict=True))
+    position: Position = tuple(Index.of(a) for a in axes)
+    finished = Finished(axes, contraction.dtype)
+    emitter = Emitter({n: s for n, s in storage.items() if n not in group.roots})
+    emitter.local[contraction] = (position, giver(finished))
+    places: dict[Node, Position] = {contraction: position}
+    stages = []
+    if contraction in stored:
+        own = storage[contraction]
+        stages.append(Store(emitter.operand(own), own.locate(position), finished))
+    try:
+        for root in sorted(roots, key=lambda r: r.sequence):
+            place = _place(root, places, emitter.storage)
+            if place is None:
+                return None
+            expr = emitter.compute(root, place)
+            emitter.local[root] = (place, giver(expr))
+            if root in stored:
+                own = storage[root]
+                stages.append(Store(emitter.operand(own), own.locate(place), expr))
+    except Misaligned:
+        return None
+    operands = tuple((s.dtype, s.size - s.base) for s in emitter.operands)
+    nest = Nest(axes, tuple(stages), operands)
+    for lane in (2, 1):
+        if axes[lane].size > 1 and all(_neighbours(index, axes[lane]) for index in indices(nest)):
+            return Following(nest, finished, emitter.operands, lane)
+    return None
+
+
+def _place(node: Node, places: dict[Node, Position], storage: dict[Node, Storage]) -> Position | None:
+    """The position of `node` that belongs to the product's position, found along one path between them."""
+    found = places.get(node)
+    if found is not None:
+        return found
+    primitive = node.primitive
+    if node in storage or ew.is_leaf(node):
+        return None
+    if isinstance(primitive, Elementwise):
+        for i in node.inputs:
+            inner = _place(i, places, storage)
+            if inner is not None:
+                places[node] = inner
+                return inner
+        return None
+    if not isinstance(primitive, View) or len(node.inputs) != 1:
+        return None
+    source = node.inputs[0]
+    inner = _place(source, places, storage)
+    if inner is None:
+        return None
+    if primitive is views.permute_primitive:
+        result = tuple(inner[d] for d in node.params[0])
+    elif primitive is views.reshape_primitive:
+        result = unflatten(flatten(inner, contiguous_strides(source.shape)), node.shape)
+    elif primitive.index(inner, node) == (inner, ()):
+        result = inner
+    else:
+        return None
+    places[node] = result
+    return result
+
+
+def _neighbours(index: Index, axis: Axis) -> bool:
+    """Whether neighbours along the axis lie side by side, or are the same element."""
+    return index.coefficient(axis) in (0, 1) and all(
+        isinstance(atom, Axis) or axis not in Index.of(atom).axes() for atom, _ in index.terms
+    )
