@@ -286,6 +286,7 @@ class Trace:
     argument_grads: list[tuple[int, int]]
     kinds: dict[int, _Kind]
     origins: dict[Node, Node]
+    _single: _Kind | None  # of a result that is one tensor
 
     def __init__(self, capture: Capture) -> None:
         capture._depend_on_attributes()
@@ -343,6 +344,8 @@ class Trace:
                 arguments[i].grad = grad if known is None else wrap(add(known._value, grad._value))
             for redo in self._effects:
                 redo()
+        if self._single is not None:
+            return self._single.fresh(outputs[0])
         return fill(self.template, [kind.fresh(b) for b, kind in zip(outputs, self.results, strict=False)])
 
 
@@ -394,6 +397,7 @@ def _finish(
     trace.template = strip(result, returned)
     outputs = [t._node for t in returned]
     trace.results = [_Kind.of(n) for n in outputs]
+    trace._single = trace.results[0] if isinstance(trace.template, _Slot) else None
     trace.kinds = {}
 
     def further_output(node: Node) -> int:

@@ -53,7 +53,8 @@ class Allocator:
         """
         size = size_class(nbytes)
         with self._lock:
-            self._collect()
+            if self._returned:
+                self._collect()
             free = self._free.get(size)
             if free:
                 block = free.pop()
@@ -61,7 +62,8 @@ class Allocator:
             else:
                 block = self._new_block(size, nbytes)
             self._current += size
-            self._peak = max(self._peak, self._current)
+            if self._current > self._peak:
+                self._peak = self._current
             return block
 
     def release(self, block: _Block) -> None:
