@@ -2,12 +2,16 @@
 
 from firepot import autograd as autograd
 from firepot import data as data
+from firepot import debug as debug
 from firepot import func as func
 from firepot import nn as nn
 from firepot import optim as optim
 from firepot import tree as tree
 from firepot import vision as vision
 from firepot.autograd import Function as Function
+from firepot.capture import TraceError as TraceError
+from firepot.explain import Explanation as Explanation
+from firepot.explain import explain as explain
 from firepot.func import checkpoint as checkpoint
 from firepot.func import custom_vjp as custom_vjp
 from firepot.func import grad as grad
@@ -34,7 +38,6 @@ from firepot.graph.dtypes import uint8 as uint8
 from firepot.graph.dtypes import uint16 as uint16
 from firepot.graph.dtypes import uint32 as uint32
 from firepot.graph.dtypes import uint64 as uint64
-from firepot.jit import TraceError as TraceError
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
 from firepot.ops import fft as fft
@@ -43,6 +46,7 @@ from firepot.ops import masked as masked
 from firepot.ops import signal as signal
 from firepot.ops import special as special
 from firepot.ops.random import Generator as Generator
+from firepot.padding import Pad as Pad
 from firepot.runtime.pool import get_num_threads as get_num_threads
 from firepot.runtime.pool import set_num_threads as set_num_threads
 from firepot.serialization import load as load

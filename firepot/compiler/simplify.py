@@ -63,9 +63,13 @@ _RULES: dict[Any, _Rule] = {
 
 
 def simplify(
-    order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node], rules: bool = True
-) -> tuple[list[Node], list[Node]]:
-    """(placeholders for the leaves, the outputs' copies); without `rules`, a plain copy."""
+    order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node], rules: bool = True,
+    origins: dict[Node, Node] | None = None,
+) -> tuple[list[Node], list[Node]]:  # fmt: skip
+    """(placeholders for the leaves, the outputs' copies); without `rules`, a plain copy.
+
+    `origins`, where given, is filled with the first node that each copy was made of.
+    """
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
@@ -93,6 +97,9 @@ def simplify(
                 x, y = inputs
                 if (x in standardised and _is_spread(y)) or (y in standardised and _is_spread(x)):
                     standardised.add(copies[node])
+        if origins is not None:
+            for node in order:
+                origins.setdefault(copies[node], node)
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
     finally:
         grad_mode.enabled = before
