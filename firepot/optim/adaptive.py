@@ -336,7 +336,8 @@ class Rprop(Optimizer):
         check("Rprop", lr=(lr, 0, math.inf))
         if not 0 < etas[0] < 1 < etas[1]:
             raise ValueError(f"Invalid eta values: {etas[0]}, {etas[1]}")
-        settings = {"lr": lr, "etas": tuple(etas), "step_sizes": tuple(step_sizes), "maximize": maximize}
+        settings: dict[str, Any] = {"lr": lr, "etas": tuple(etas), "step_sizes": tuple(step_sizes)}
+        settings["maximize"] = maximize
         super().__init__(params, settings)
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:
