@@ -37,6 +37,11 @@ from firepot.graph.dtypes import uint64 as uint64
 from firepot.jit import TraceError as TraceError
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
+from firepot.ops import fft as fft
+from firepot.ops import linalg as linalg
+from firepot.ops import masked as masked
+from firepot.ops import signal as signal
+from firepot.ops import special as special
 from firepot.ops.random import Generator as Generator
 from firepot.runtime.pool import get_num_threads as get_num_threads
 from firepot.runtime.pool import set_num_threads as set_num_threads

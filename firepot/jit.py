@@ -50,9 +50,7 @@ class _Capture:
 
     def adopt(self, tensor: Tensor) -> Node:
         """Put a placeholder into a tensor that existed before the trace."""
-        value = tensor._value
-        if value.buffer is None:
-            compute([value])
+        value = tensor._value  # if it is still to be computed, that happens before the first run, for all at once
         placeholder = data(value.shape, value.dtype)
         node = placeholder
         if value.requires_grad:
@@ -72,9 +70,10 @@ class _Capture:
             state.trace = before
 
     def created(self, tensor: Tensor) -> None:
-        number = id(tensor)
-        self.own.add(number)
-        self.made.append(ref(tensor, lambda _: self.own.discard(number)))
+        number, own = id(tensor), self.own
+        own.add(number)
+        # The callback holds the set only: a trace keeps some of these references, and must not keep the capture.
+        self.made.append(ref(tensor, lambda _: own.discard(number)))
 
     def depend(self, read: Callable[[], Hashable]) -> None:
         self.conditions.append((read, read()))
@@ -126,12 +125,13 @@ class _Trace:
         waiting = [n for n in nodes if n.buffer is None]
         if waiting:
             compute(waiting)
+        del waiting
         values = [n.buffer for n in nodes]
         for i in self.executor.donated:
             # Held once by its tensor and its node, and by the lists here: else somebody else would see the change.
             if sys.getrefcount(nodes[i]) > 3 or sys.getrefcount(values[i]) > 3:
                 values[i] = values[i].copy()
-        buffers = self.executor(values)
+        buffers = self.executor(values, self._spent(values))
         results = buffers[: len(self.results)]
         for target, buffer in zip(self.targets, buffers[len(self.results) :], strict=True):
             tensor = target() if isinstance(target, ref) else target
@@ -140,6 +140,21 @@ class _Trace:
         for tensor, grad in self.grads:
             tensor._grad = grad
         return _fill(self.template, [_fresh(b, n) for b, n in zip(results, self.results, strict=True)])
+
+
+    def _spent(self, values: list[Any]) -> dict[int, Any]:
+        """Output number -> memory of the value that it replaces, where nobody else holds that: last step's gradients."""
+        found: dict[int, Any] = {}
+        for number, target in enumerate(self.targets, len(self.results)):
+            tensor = target() if isinstance(target, ref) else None
+            if tensor is None:
+                continue
+            node = tensor._value
+            buffer = node.buffer
+            # Each is held by its owner, by the name here and by the call that counts.
+            if buffer is not None and sys.getrefcount(node) <= 3 and sys.getrefcount(buffer) <= 3:
+                found[number] = buffer
+        return found
 
 
 @dataclass(frozen=True)
@@ -286,6 +301,7 @@ class Jitted:
                     _drop(made._value)
         self.traces += 1
         self._traces.setdefault(key, []).append(trace)
+        capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
         return trace.run(arguments)
 
     def _finish(self, capture: _Capture, result: Any, arguments: list[Tensor], stand_ins: list[Node]) -> _Trace:

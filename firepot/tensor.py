@@ -256,7 +256,7 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         value = self._value
-        return not value.requires_grad or value.owner is not None
+        return not value.requires_grad or (value.owner is not None and value.owner() is self)
 
     @property
     def grad(self) -> Tensor | None:
@@ -741,8 +741,10 @@ def _gradients(
 
 def _run_hooks(node: Node, g: Node) -> Node:
     owner = node.owner() if node.owner is not None else None
-    hooks = owner.__dict__.get("_leaf_hooks", ()) if owner is not None else _hooks.get(node, ())
-    for hook in list(hooks):
+    hooks = list(_hooks.get(node, ()))  # another handle may stand for a leaf too: its clone
+    if owner is not None:
+        hooks += owner.__dict__.get("_leaf_hooks", ())
+    for hook in hooks:
         replaced = hook(wrap(g if grad_mode.enabled else detach(g)))
         if replaced is not None:
             g = replaced._node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from firepot.compiler.program import Program
 from firepot.graph.primitives.elementwise import check_sites
@@ -46,12 +46,16 @@ class Executor:
         )
         self.donated = sorted(set(program.donated.values()))
 
-    def __call__(self, inputs: Sequence[Buffer]) -> list[Buffer]:
+    def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
         """Run on the inputs' values; the outputs' values, in order. Donated inputs are overwritten.
+
+        Args:
+            spent: by output number, memory of at least the output's size that it may take.
 
         Raises: IndexError where a checked index was out of range; state that would be overwritten is as before then.
         """
-        fresh = [Buffer.empty(size) for _, size in self._fresh]
+        spent = spent or {}
+        fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in self._fresh]
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]
         error = self.executable.run(addresses)

@@ -55,6 +55,9 @@ def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
                 if result[i] != layout and not _is_spread(i):
                     layout = result[i]
                     break
+            else:
+                if node.inputs and all(_is_spread(i) for i in node.inputs):  # as the largest of what is repeated
+                    layout = result[max(node.inputs, key=_spread_size)]
         elif primitive is views.permute_primitive:
             inverse = views.inverse(node.params[0])
             layout = tuple(inverse[d] for d in result[node.inputs[0]])
@@ -116,6 +119,13 @@ def reshaped(layout: Layout, before: Shape, after: Shape) -> Layout:
             return row_major(len(after))
         places.append((at[0] if at else -1, new))
     return tuple(d for _, new in sorted(places, key=lambda p: p[0]) for d in new)
+
+
+def _spread_size(node: Node) -> int:
+    """Elements of what a spread value repeats."""
+    while node.primitive in (views.expand_primitive, views.permute_primitive, views.reshape_primitive):
+        node = node.inputs[0]
+    return node.size
 
 
 def _is_spread(node: Node) -> bool:

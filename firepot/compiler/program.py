@@ -56,8 +56,8 @@ class Passes:
     recompute: bool = True  # values inside the kernels that use them; else every value is stored
     assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
-    schedule: bool = True  # kernels in an order that holds less at a time; else as a walk from the outputs finds them
-    follow: bool = True  # element-wise work on a matrix product done by the product's own kernel
+    schedule: bool = True  # kernels in an order that keeps little; else as recorded
+    follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     share_memory: bool = True  # values that do not live at the same time in the same place
 
 
@@ -94,7 +94,9 @@ def build(
         groups = merge_groups(groups, storage, set(outputs))
     overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
     if passes.schedule:
-        groups = schedule(groups, storage, {*inputs, *outputs}, overwritten)
+        final = set(outputs)
+        within = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
+        groups = schedule(groups, within, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
@@ -169,7 +171,9 @@ def _lower(
         if g.opaque:
             found = following(g, storage, needed.intersection(g.roots))
             assert found is not None, "follow() has tried it"
-            lowering.contract_and_follow(g.roots[0], found, g.roots)
+            convolution = g.roots[0].primitive is convolve_primitive
+            lower = lowering.convolve_and_follow if convolution else lowering.contract_and_follow
+            lower(g.roots[0], found, g.roots)
             continue
         stored = {r for r in g.roots if r in needed and r.size}
         nest, operands = build_nest(g, storage, stored, layouts)

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from firepot.graph.node import Node, apply, data, data_primitive, grad_mode, topological
+from firepot.graph.node import (
+    Composite,
+    Elementwise,
+    Node,
+    apply,
+    data,
+    data_primitive,
+    grad_mode,
+    topological,
+)
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
+from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.reduce import Reduce, reduce
 
 
@@ -59,21 +69,57 @@ def simplify(
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
+        standardised: set[Node] = set()
         for node in order:
             if node in copies:
                 continue
             inputs = tuple(copies[i] for i in node.inputs)
             if node.primitive.identity:
                 copies[node] = inputs[0]
+            elif isinstance(node.primitive, Composite):
+                copies[node] = node.primitive.expand(inputs, node)
+                standardised.add(copies[node])
+            elif rules and (compared := _before_relu(node, inputs, standardised)) is not None:
+                copies[node] = compared
+            elif rules and node.primitive is convolve_primitive and node.params[0] == "weight_grad":
+                copies[node] = apply(node.primitive, (_again(inputs[0], standardised), inputs[1]), node.params)
             elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)
             elif rules and isinstance(node.primitive, Reduce):
                 copies[node] = reduce(node.primitive.combine, inputs[0], node.params[0])
             else:
                 copies[node] = apply(node.primitive, inputs, node.params)
+            if isinstance(node.primitive, Elementwise) and len(inputs) == 2:
+                x, y = inputs
+                if (x in standardised and _is_spread(y)) or (y in standardised and _is_spread(x)):
+                    standardised.add(copies[node])
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
     finally:
         grad_mode.enabled = before
+
+
+def _again(x: Node, standardised: set[Node]) -> Node:
+    """The activation of a standardised value as a node of its own, for a reader long after the others: computed once
+    more from what the derivative of the standardisation reads anyway, it need not be kept meanwhile."""
+    if x.primitive.name == "relu" and x.inputs[0] in standardised:
+        return apply(x.primitive, x.inputs, ("again",))
+    return x
+
+
+def _before_relu(node: Node, inputs: Sequence[Node], standardised: set[Node]) -> Node | None:
+    """relu(x) ≤ 0 as x ≤ 0, where x is recomputed from what the derivative of a standardisation reads anyway."""
+    if node.primitive.name != "le" or inputs[0].primitive.name != "relu" or inputs[0].inputs[0] not in standardised:
+        return None
+    constant = inputs[1]
+    while constant.primitive is views.expand_primitive or constant.primitive is views.reshape_primitive:
+        constant = constant.inputs[0]
+    if constant.primitive is not ew.constant_primitive or constant.params[0] != 0:
+        return None
+    return ew.compare("le", inputs[0].inputs[0], inputs[1])
+
+
+def _is_spread(node: Node) -> bool:
+    return node.primitive is views.expand_primitive
 
 
 def is_placeholder(node: Node) -> bool:

@@ -30,8 +30,8 @@ class Primitive:
     batch      the same on many examples at once: inputs and result with a leading dimension over them
     identity   whether the result is the first input, once derivatives have been taken
 
-    and one of the four ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element),
-    View.index (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own).
+    and one of the ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element), View.index
+    (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own), Composite.expand (other nodes).
     """
 
     name: str = ""
@@ -107,6 +107,17 @@ class Batching(Protocol):
     def spread(self, inputs: Sequence[Node], batched: Sequence[bool]) -> tuple[Node, ...]:
         """All inputs with the leading dimension; those without are repeated."""
         ...
+
+
+class Composite(Primitive):
+    """An operation made of other primitives, kept as one node because its derivative is known in a better form.
+
+    The compiler sees only what `expand` gives.
+    """
+
+    def expand(self, inputs: tuple[Node, ...], node: Node) -> Node:
+        """The same value out of other primitives; `inputs` stand for the node's own."""
+        raise NotImplementedError
 
 
 class Opaque(Primitive):

@@ -215,6 +215,12 @@ OPERATIONS: dict[str, tuple[int, str]] = {
     "cast": (1, "to the Op's dtype: float → integer truncates and saturates with NaN → 0; to bool is != 0"),
     "bitcast": (1, "the same bits under another dtype of the same size"),
     "nextafter": (2, ""), "copysign": (2, ""), "hypot": (2, ""),
+    "zeta": (2, "Hurwitz's zeta(s, q)"), "gcd": (2, "the greatest common divisor of integers, not negative"),
+    "igamma": (2, "the regularised lower incomplete gamma function P(a, x)"), "igammac": (2, "1 − P(a, x)"),
+    # Orthogonal polynomials: (x, degree), both floating.
+    "chebyshev_polynomial_t": (2, ""), "chebyshev_polynomial_u": (2, ""), "chebyshev_polynomial_v": (2, ""),
+    "chebyshev_polynomial_w": (2, ""), "hermite_polynomial_h": (2, ""), "hermite_polynomial_he": (2, ""),
+    "laguerre_polynomial_l": (2, ""), "legendre_polynomial_p": (2, ""),
     # (key: uint64, counter: uint64) -> uint32: one word of Philox 4x32-10. Word counter % 4 of the block
     # whose 128-bit counter is (counter // 4, 0) under the 64-bit key.
     # Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).

@@ -152,3 +152,51 @@ class ParameterList(Module):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._parameters.values())
+
+
+class ParameterDict(Module):
+    """A dict whose tensors are parameters."""
+
+    def __init__(self, parameters: Any = None) -> None:
+        super().__init__()
+        self.update(parameters or {})
+
+    def update(self, parameters: Any) -> None:
+        for name, value in parameters.items() if isinstance(parameters, (Mapping, ParameterDict)) else parameters:
+            self[name] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.register_parameter(key, value if value is None or isinstance(value, Parameter) else Parameter(value))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._parameters[key]
+
+    def __delitem__(self, key: str) -> None:
+        del self._parameters[key]
+
+    def pop(self, key: str) -> Any:
+        return self._parameters.pop(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._parameters.get(key, default)
+
+    def clear(self) -> None:
+        self._parameters.clear()
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._parameters
+
+    def keys(self) -> Any:
+        return self._parameters.keys()
+
+    def values(self) -> Any:
+        return self._parameters.values()
+
+    def items(self) -> Any:
+        return self._parameters.items()

@@ -276,6 +276,8 @@ class Module:
                 Device(device)
         dtype = kwargs.get("dtype") or next((a for a in args if isinstance(a, DType)), None)
         if dtype is not None:
+            for m in self.modules():
+                m._dtype_asked(dtype)
             for t in [*self.parameters(), *self.buffers()]:
                 if t.dtype.kind == "f" and t.dtype is not dtype:
                     _convert(t, dtype)
@@ -335,6 +337,8 @@ class Module:
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Take over parameters and buffers by name. Raises RuntimeError listing what does not fit."""
+        for path, m in self.named_modules():
+            m._before_loading(state_dict, f"{path}." if path else "")
         own = self.state_dict(keep_vars=True)
         missing = [k for k in own if k not in state_dict]
         unexpected = [k for k in state_dict if k not in own]
@@ -355,6 +359,12 @@ class Module:
                 if k in state_dict:
                     t.copy_(state_dict[k])
         return IncompatibleKeys(missing, unexpected)
+
+    def _before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """What a layer whose sizes are still open does with a state that has them."""
+
+    def _dtype_asked(self, dtype: DType) -> None:
+        """What a layer whose parameters are still to come does with the dtype they shall have."""
 
     def extra_repr(self) -> str:
         return ""

@@ -200,9 +200,9 @@ def sub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
     return wrap(ew.sub(a, _weighted(b, alpha, "sub")))
 
 
-def rsub(input: Operand, other: Operand) -> Tensor:
-    """other − input."""
-    return sub(other, input)
+def rsub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
+    """other − alpha · input."""
+    return sub(other, input, alpha=alpha)
 
 
 mul = _binary("mul", "mul", "input · other.")
@@ -444,7 +444,8 @@ def where(condition: Operand, input: Operand = None, other: Operand = None) -> A
 
         return nonzero(condition, as_tuple=True)
     c = _truth(node_of(condition))
-    a, b = operands("where", input, other)
+    given = [input if isinstance(input, Tensor) else wrap(node_of(input, promoted((input, other)))), other]
+    a, b = operands("where", *given, dtype=promoted((input, other)))
     from firepot.ops.broadcast import broadcast_shapes
 
     shape = broadcast_shapes(c.shape, a.shape, what="where")
@@ -596,6 +597,8 @@ def sinc(input: Operand) -> Tensor:
 
 def isclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """|input − other| ≤ atol + rtol · |other|."""
+    if rtol < 0 or atol < 0:
+        raise RuntimeError(f"isclose: rtol and atol must not be negative, got {rtol} and {atol}")
     a, b = operands("isclose", input, other)
     same = eq(wrap(a), wrap(b))
     if a.dtype.kind != "f":

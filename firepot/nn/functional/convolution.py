@@ -28,6 +28,10 @@ def _convolve(
         channels = result.shape[1]
         if bias.shape != (channels,):
             raise RuntimeError(f"{what}: expected bias of shape [{channels}], got {list(bias.shape)}")
+        if bias.dtype is not input.dtype:
+            raise RuntimeError(
+                f"{what}: input type {input.dtype.name} and bias type {bias.dtype.name} should be the same"
+            )
         result = result + bias.reshape([channels] + [1] * rank)
     return result if input.ndim == rank + 2 else result.squeeze(0)
 

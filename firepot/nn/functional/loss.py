@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from firepot import ops
 from firepot.graph import dtypes
@@ -10,9 +11,9 @@ from firepot.tensor import Tensor
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy",
-    "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss",
-    "multi_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss", "smooth_l1_loss",
-    "soft_margin_loss", "triplet_margin_loss",
+    "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "linear_cross_entropy", "margin_ranking_loss", "mse_loss",
+    "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss",
+    "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
 
 
@@ -65,6 +66,42 @@ def cross_entropy(
     if reduction == "mean":
         return ops.sum(loss) / (input.numel() // classes)
     return _reduced(loss, reduction)
+
+
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+    weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+    label_smoothing: float = 0.0, options: Any = None,
+) -> Tensor:  # fmt: skip
+    """cross_entropy(linear(input, linear_weight, linear_bias), target).
+
+    input (N, in) or (in,), linear_weight (C, in) or (C, *D, in) for targets (N, *D). `options` say how PyTorch saves
+    memory; here the compiler decides that.
+    """
+    if linear_weight.ndim < 2 or input.ndim not in (1, 2) or input.shape[-1] != linear_weight.shape[-1]:
+        raise RuntimeError(
+            f"linear_cross_entropy: input {list(input.shape)} and linear_weight {list(linear_weight.shape)} do not fit"
+        )
+    classes = linear_weight.shape[:-1]
+    if len(classes) > 1 and input.ndim != 2:
+        raise RuntimeError(
+            f"linear_cross_entropy: a K-dimensional loss, by linear_weight {list(linear_weight.shape)}, requires batched "
+            f"input (N, {linear_weight.shape[-1]}), got {list(input.shape)}"
+        )
+    if linear_bias is not None and linear_bias.shape != classes:
+        raise RuntimeError(
+            f"linear_cross_entropy: expected linear_bias of shape {list(classes)}, got {list(linear_bias.shape)}"
+        )
+    flat = linear_weight.reshape(-1, linear_weight.shape[-1])
+    logits = ops.matmul(input, flat.t()).reshape(*input.shape[:-1], *classes)
+    if linear_bias is not None:
+        logits = logits + linear_bias
+    if target.dtype.kind == "f" and ignore_index is not None:
+        raise RuntimeError("linear_cross_entropy: ignore_index cannot be specified when target contains probabilities")
+    ignored = -100 if ignore_index is None else ignore_index
+    return cross_entropy(
+        logits, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+    )
 
 
 def nll_loss(
@@ -301,8 +338,8 @@ def multi_margin_loss(
     size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Σ max(0, margin − x_target + x_i)^p / C over the other classes i."""
-    if input.ndim == 1:
-        result = multi_margin_loss(input.unsqueeze(0), target.reshape(1), p, margin, weight, reduction="none")
+    if input.ndim < 2:
+        result = multi_margin_loss(input.reshape(1, -1), target.reshape(1), p, margin, weight, reduction="none")
         return _reduced(result.reshape(()), reduction)
     classes = input.shape[1]
     safe = ops.check_index(
@@ -336,7 +373,59 @@ def triplet_margin_loss(
     """max(0, distance to positive − distance to negative + margin)."""
     from firepot.nn.functional.linear import pairwise_distance
 
+    if margin <= 0:
+        raise ValueError(f"margin must be greater than 0, got {margin}")
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = ops.minimum(far, pairwise_distance(positive, negative, p, eps))
     return _reduced(ops.clamp(near - far + margin, min=0.0), reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor, positive: Tensor, negative: Tensor, *, distance_function: Any = None, margin: float = 1.0,
+    swap: bool = False, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """triplet_margin_loss with a distance of one's own (default: pairwise_distance)."""
+    from firepot.nn.functional.linear import pairwise_distance
+
+    if margin <= 0:
+        raise ValueError(f"margin must be greater than 0, got {margin}")
+    if not anchor.ndim == positive.ndim == negative.ndim:
+        raise RuntimeError(
+            f"triplet_margin_with_distance_loss: expected tensors of equal dimensions, got {list(anchor.shape)}, "
+            f"{list(positive.shape)} and {list(negative.shape)}"
+        )
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = ops.minimum(far, distance(positive, negative))
+    return _reduced(ops.clamp(near - far + margin, min=0.0), reduction)
+
+
+def multilabel_margin_loss(
+    input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Σ over the target classes j and the others i of max(0, 1 − x_j + x_i) / C.
+
+    target: the classes of each sample first, then −1. input and target (N, C) or (C,).
+    """
+    if input.shape != target.shape or input.ndim not in (0, 1, 2):
+        raise RuntimeError(
+            f"multilabel_margin_loss: input and target need one shape of at most 2 dimensions, got {list(input.shape)} "
+            f"and {list(target.shape)}"
+        )
+    if target.dtype is not dtypes.int64:
+        raise RuntimeError(f"multilabel_margin_loss: the target must be int64, got {target.dtype.name}")
+    x, t = (input, target) if input.ndim == 2 else (input.reshape(1, -1), target.reshape(1, -1))
+    classes = x.shape[1]
+    ended = ops.cumsum(t < 0, 1) > 0  # what stands behind the first −1 does not count
+    safe = ops.check_index(
+        ops.where(ended, 0, t), classes, f"multilabel_margin_loss: target {{index}} is out of bounds for {classes} classes"
+    )
+    listed = ops.logical_and(safe.unsqueeze(2) == ops.arange(classes), ops.logical_not(ended).unsqueeze(2))
+    is_target = ops.any(listed, 1)
+    own = ops.gather(x, 1, safe).unsqueeze(2)
+    excess = ops.clamp(1 - own + x.unsqueeze(1), min=0.0)
+    counted = ops.logical_and(ops.logical_not(ended).unsqueeze(2), ops.logical_not(is_target).unsqueeze(1))
+    loss = ops.sum(ops.where(counted, excess, 0.0), (1, 2)) / classes
+    return _reduced(loss if input.ndim == 2 else loss.reshape(()), reduction)

@@ -1,4 +1,4 @@
-"""Pooling, resampling and padding layers."""
+"""Pooling layers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from typing import Any
 
 from firepot.nn import functional as F
 from firepot.nn.module import Module
-from firepot.ops.convolution import spatial
 from firepot.tensor import Tensor
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
-    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "CircularPad1d", "CircularPad2d", "ConstantPad1d",
-    "ConstantPad2d", "ConstantPad3d", "LPPool1d", "LPPool2d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "PixelShuffle",
-    "PixelUnshuffle", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Upsample",
-    "UpsamplingBilinear2d", "UpsamplingNearest2d", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d",
+    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "FractionalMaxPool2d", "FractionalMaxPool3d", "LPPool1d",
+    "LPPool2d", "LPPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d",
 ]  # fmt: skip
 
 
@@ -156,6 +153,12 @@ class LPPool2d(_LPPool):
     _function = staticmethod(F.lp_pool2d)
 
 
+class LPPool3d(_LPPool):
+    """(Σ x^p)^(1/p) of each window of (N, C, D, H, W)."""
+
+    _function = staticmethod(F.lp_pool3d)
+
+
 class _AdaptiveAvgPool(Module):
     _function: Any
 
@@ -227,164 +230,68 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     _function = staticmethod(F.adaptive_max_pool3d)
 
 
-class Upsample(Module):
-    """`F.interpolate` as a module: resamples (N, C, *S) to `size`, or by `scale_factor`.
+class _MaxUnpool(Module):
+    _function: Any
 
-    >>> nn.Upsample(scale_factor=2, mode="bilinear")(fp.randn(1, 3, 8, 8)).shape
-    (1, 3, 16, 16)
-    """
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride if stride is not None else kernel_size, padding
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
+        result: Tensor = type(self)._function(
+            input, indices, self.kernel_size, self.stride, self.padding, output_size
+        )
+        return result
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Puts the elements of (N, C, L) back where MaxPool1d with return_indices took them from."""
+
+    _function = staticmethod(F.max_unpool1d)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Puts the elements of (N, C, H, W) back where MaxPool2d with return_indices took them from."""
+
+    _function = staticmethod(F.max_unpool2d)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Puts the elements of (N, C, D, H, W) back where MaxPool3d with return_indices took them from."""
+
+    _function = staticmethod(F.max_unpool3d)
+
+
+class _FractionalMaxPool(Module):
+    _function: Any
 
     def __init__(
-        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
-        recompute_scale_factor: bool | None = None,
+        self, kernel_size: Any, output_size: Any = None, output_ratio: Any = None, return_indices: bool = False,
+        _random_samples: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
-        self.align_corners, self.recompute_scale_factor = align_corners, recompute_scale_factor
+        if (output_size is None) == (output_ratio is None):
+            raise ValueError(f"{type(self).__name__}: give either output_size or output_ratio")
+        self.kernel_size, self.output_size, self.output_ratio = kernel_size, output_size, output_ratio
+        self.return_indices = return_indices
+        self.register_buffer("_random_samples", _random_samples)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.interpolate(
-            input, self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor
+    def forward(self, input: Tensor) -> Any:
+        return type(self)._function(
+            input, self.kernel_size, self.output_size, self.output_ratio, self.return_indices, self._random_samples
         )
 
-    def extra_repr(self) -> str:
-        amount = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
-        return f"{amount}, mode={self.mode!r}"
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    """The largest element of windows of (N, C, H, W) whose places are drawn at random. Graham (2014)."""
+
+    _function = staticmethod(F.fractional_max_pool2d)
 
 
-class UpsamplingNearest2d(Upsample):
-    """Upsample with mode "nearest"."""
+class FractionalMaxPool3d(_FractionalMaxPool):
+    """The largest element of windows of (N, C, D, H, W) whose places are drawn at random. Graham (2014)."""
 
-    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
-        super().__init__(size, scale_factor, mode="nearest")
-
-
-class UpsamplingBilinear2d(Upsample):
-    """Upsample with mode "bilinear" and aligned corners."""
-
-    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
-        super().__init__(size, scale_factor, mode="bilinear", align_corners=True)
-
-
-class PixelShuffle(Module):
-    """Channels moved into space: (*, C·r², H, W) -> (*, C, H·r, W·r). Shi et al. (2016).
-
-    >>> nn.PixelShuffle(2)(fp.zeros(1, 12, 4, 4)).shape
-    (1, 3, 8, 8)
-    """
-
-    def __init__(self, upscale_factor: int) -> None:
-        super().__init__()
-        self.upscale_factor = upscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_shuffle(input, self.upscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"upscale_factor={self.upscale_factor}"
-
-
-class PixelUnshuffle(Module):
-    """(*, C, H·r, W·r) -> (*, C·r², H, W)."""
-
-    def __init__(self, downscale_factor: int) -> None:
-        super().__init__()
-        self.downscale_factor = downscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_unshuffle(input, self.downscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"downscale_factor={self.downscale_factor}"
-
-
-class _Pad(Module):
-    rank: int
-    mode = "constant"
-
-    def __init__(self, padding: Any, value: float = 0.0) -> None:
-        super().__init__()
-        self.padding = spatial(padding, 2 * self.rank, type(self).__name__)
-        self.value = value
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, self.mode, self.value if self.mode == "constant" else None)
-
-    def extra_repr(self) -> str:
-        return f"{self.padding}"
-
-
-class ConstantPad1d(_Pad):
-    """`value` added left and right of (…, L): a number, or (left, right). Negative numbers crop."""
-
-    rank = 1
-
-
-class ConstantPad2d(_Pad):
-    """`value` added around (…, H, W): a number, or (left, right, top, bottom). Negative numbers crop.
-
-    >>> nn.ConstantPad2d(1, 5.0)(fp.zeros(1, 1)).tolist()
-    [[5.0, 5.0, 5.0], [5.0, 0.0, 5.0], [5.0, 5.0, 5.0]]
-    """
-
-    rank = 2
-
-
-class ConstantPad3d(_Pad):
-    """`value` added around (…, D, H, W): a number, or six, the last dimension first."""
-
-    rank = 3
-
-
-class ZeroPad1d(_Pad):
-    """Zeros added left and right of (…, L): a number, or (left, right)."""
-
-    rank = 1
-
-
-class ZeroPad2d(_Pad):
-    """Zeros added around (…, H, W): a number, or (left, right, top, bottom)."""
-
-    rank = 2
-
-
-class ZeroPad3d(_Pad):
-    """Zeros added around (…, D, H, W): a number, or six, the last dimension first."""
-
-    rank = 3
-
-
-class ReflectionPad1d(_Pad):
-    """The input mirrored at the ends of (…, L), the edge itself not repeated."""
-
-    rank, mode = 1, "reflect"
-
-
-class ReflectionPad2d(_Pad):
-    """The input mirrored at the edges of (…, H, W), the edge itself not repeated."""
-
-    rank, mode = 2, "reflect"
-
-
-class ReplicationPad1d(_Pad):
-    """The outermost elements of (…, L) repeated."""
-
-    rank, mode = 1, "replicate"
-
-
-class ReplicationPad2d(_Pad):
-    """The outermost elements of (…, H, W) repeated."""
-
-    rank, mode = 2, "replicate"
-
-
-class CircularPad1d(_Pad):
-    """(…, L) continued from its other end."""
-
-    rank, mode = 1, "circular"
-
-
-class CircularPad2d(_Pad):
-    """(…, H, W) continued from its other sides."""
-
-    rank, mode = 2, "circular"
+    _function = staticmethod(F.fractional_max_pool3d)
