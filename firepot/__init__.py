@@ -9,6 +9,7 @@ from firepot import tree as tree
 from firepot import vision as vision
 from firepot.autograd import Function as Function
 from firepot.func import checkpoint as checkpoint
+from firepot.func import cond as cond
 from firepot.func import custom_vjp as custom_vjp
 from firepot.func import grad as grad
 from firepot.func import hessian as hessian
@@ -17,9 +18,12 @@ from firepot.func import jacobian as jacobian
 from firepot.func import jacrev as jacrev
 from firepot.func import jvp as jvp
 from firepot.func import linearize as linearize
+from firepot.func import map as map
+from firepot.func import scan as scan
 from firepot.func import value_and_grad as value_and_grad
 from firepot.func import vjp as vjp
 from firepot.func import vmap as vmap
+from firepot.func import while_loop as while_loop
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
