@@ -13,6 +13,7 @@ from firepot.capture import TraceError as TraceError
 from firepot.explain import Explanation as Explanation
 from firepot.explain import explain as explain
 from firepot.func import checkpoint as checkpoint
+from firepot.func import cond as cond
 from firepot.func import custom_vjp as custom_vjp
 from firepot.func import grad as grad
 from firepot.func import hessian as hessian
@@ -21,9 +22,12 @@ from firepot.func import jacobian as jacobian
 from firepot.func import jacrev as jacrev
 from firepot.func import jvp as jvp
 from firepot.func import linearize as linearize
+from firepot.func import map as map
+from firepot.func import scan as scan
 from firepot.func import value_and_grad as value_and_grad
 from firepot.func import vjp as vjp
 from firepot.func import vmap as vmap
+from firepot.func import while_loop as while_loop
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
