@@ -11,18 +11,19 @@ import bisect
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from firepot.compiler import simplify
-from firepot.compiler.driver import compiled
-from firepot.compiler.execute import Executor
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
 from firepot.graph.primitives.elementwise import add
 from firepot.runtime import pool
 from firepot.tensor import Same, Tensor, caller_site, compute, default_dtype, forget, state, wrap
+
+if TYPE_CHECKING:
+    from firepot.compiler.execute import Executor
 
 
 class TraceError(RuntimeError):
@@ -460,6 +461,8 @@ def _finish(
     placeholders, copies = simplify.simplify(order, leaves, outputs, origins=located)
     position = {n: i for i, n in enumerate(leaves)}
     donations = {o: position[p] for p, o in rebound.items() if p in position}
+    from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
+
     trace.executor = compiled(placeholders, copies, donations, name, reason)
     return trace
 
