@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test check bench clean
+.PHONY: train test check bench conformance clean
 
 train: $(VENV)/.train
 	$(VENV)/bin/firepot train $(ARGS)
@@ -14,6 +14,9 @@ test: $(VENV)/.test check
 check: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+conformance: $(VENV)/.test
+	$(VENV)/bin/python -m conformance $(ARGS)
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(ARGS)

@@ -1,6 +1,12 @@
-"""Runs Firepot and its peers alternately, each in its own process, and writes a table and a plot.
+"""Measures Firepot beside its peers and writes tables and plots.
 
-    python -m benchmarks --quick
+    python -m benchmarks                  the seven networks: training, inference, first step, memory, installing
+    python -m benchmarks --quick          the same in under five minutes, on fewer peers
+    python -m benchmarks matmul           matrix products
+    python -m benchmarks convolution      the layers of ResNet-50 and MobileNetV2
+    python -m benchmarks calls            what a call costs
+    python -m benchmarks check            whether the peers compute the same
+    python -m benchmarks readme README.md puts the tables into a file, between its markers
 
 Peers that are not installed are shown as such. Nothing else should run on the machine meanwhile.
 """
@@ -8,85 +14,168 @@ Peers that are not installed are shown as such. Nothing else should run on the m
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models, report
+from benchmarks import calls, convolution, libraries, matmul, models, networks, plots, readme, report
 
-PEERS = ("firepot", "firepot-eager", "torch", "torch-channels-last", "torch-compile")
-
-
-class Peer:
-    """A library's process."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def measure(self, model: str, seconds: float) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"model": model, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            return {"missing": "failed"}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+_FOLDER = Path(__file__).resolve().parent / "results"
+_QUICK_PEERS = ("firepot", "torch", "torch-channels-last", "onnxruntime", "openvino")
+_COMMANDS = ("networks", "matmul", "convolution", "calls", "check", "readme")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else None
+def main(arguments: list[str]) -> None:
+    given = parser().parse_args(arguments if arguments[:1] and arguments[0] in _COMMANDS else _default(arguments))
+    given.run(given)
+
+
+def _default(arguments: list[str]) -> list[str]:
+    return arguments if arguments in (["-h"], ["--help"]) else ["networks", *arguments]
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="under five minutes: fewer rounds, no torch.compile")
-    parser.add_argument("--models", nargs="+", choices=models.NAMES, default=list(models.NAMES))
-    parser.add_argument("--peers", nargs="+", choices=PEERS)
-    parser.add_argument("--rounds", type=int, help="turns that each peer gets on a model (default: 5, quick: 2)")
-    parser.add_argument("--seconds", type=float, help="of steps in a turn (default: 3, quick: 1)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    given = parser.parse_args()
-    peers = given.peers or [p for p in PEERS if not (given.quick and p == "torch-compile")]
-    rounds, seconds = given.rounds or (2 if given.quick else 5), given.seconds or (1.0 if given.quick else 3.0)
-    results: report.Results = {}
+    commands = result.add_subparsers(required=True, metavar="{" + ",".join(_COMMANDS) + "}")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("--output", type=Path, default=_FOLDER, help="folder of the results (default: %(default)s)")
+        return added
+
+    added = command("networks", _networks, "the seven networks on every library; what is run when nothing is named")
+    added.add_argument("--quick", action="store_true", help="under five minutes: fewer peers and turns, batch 1 only")
+    added.add_argument("--models", nargs="+", choices=models.NAMES, default=list(models.NAMES), metavar="MODEL")
+    added.add_argument("--peers", nargs="+", choices=list(libraries.PEERS), metavar="PEER")
+    added.add_argument("--parts", nargs="+", choices=networks.PARTS, default=list(networks.PARTS))
+    added.add_argument("--rounds", type=int, help="turns that each peer gets (default: 4, quick: 2)")
+    added.add_argument("--seconds", type=float, help="of training in a turn (default: 2, quick: 0.7)")
+    added.add_argument("--threads", type=int, default=2)
+    added.add_argument("--caches", type=Path, help="folder for the peers' compiled code, so that parts can run apart")
+    added.add_argument("--keep", action="store_true", help="keep earlier results of other models and parts")
+
+    added = command("matmul", _matmul, "float32 matrix products against OpenBLAS, MKL and oneDNN")
+    added.add_argument("--quick", action="store_true", help="sizes up to 1024")
+    added.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    added.add_argument("--keep", action="store_true", help="keep earlier results of other numbers of threads")
+
+    added = command("convolution", _convolution, "the layers of two networks against PyTorch's oneDNN")
+    added.add_argument("--networks", nargs="+", choices=list(convolution.NETWORKS), default=list(convolution.NETWORKS))
+    added.add_argument("--threads", type=int, default=2)
+    added.add_argument("--keep", action="store_true", help="keep earlier results of the other network")
+
+    command("calls", _calls, "what a call costs")
+    command("check", _check, "logits and losses of every peer against PyTorch's, for the same weights").add_argument(
+        "--models", nargs="+", choices=models.NAMES, default=list(models.NAMES), metavar="MODEL"
+    )
+    command("readme", _readme, "put the networks' tables into a file, between its markers").add_argument("file", type=Path)
+    return result
+
+
+def _networks(given: argparse.Namespace) -> None:
+    path = given.output / "networks.json"
+    results = networks.load(path) if given.keep else {}
+    options = networks.Options(
+        threads=given.threads,
+        peers=given.peers or list(_QUICK_PEERS if given.quick else libraries.PEERS),
+        models=given.models,
+        parts=given.parts,
+        batches=(1,) if given.quick else networks.BATCHES,
+        rounds=given.rounds or (2 if given.quick else 4),
+        seconds=given.seconds or (0.7 if given.quick else 2.0),
+        caches=given.caches,
+    )
+
+    def save() -> None:
+        # In the order of the list, whichever was measured first.
+        measured = results.get("models", {})
+        if measured:
+            results["models"] = {m: measured[m] for m in models.NAMES if m in measured}
+        _write(path, results)
+
+    networks.measure(options, results, save)
+    if results.get("models"):
+        plots.networks(results, given.output / "networks.png")
+    _document(given.output)
+    print(report.document(results))
+
+
+def _matmul(given: argparse.Namespace) -> None:
+    results = networks.load(given.output / "matmul.json") if given.keep else {}
+    matmul.measure(tuple(given.threads), 2 if given.quick else 3, 0.06, results, given.quick)
+    _write(given.output / "matmul.json", results)
+    (given.output / "matmul.md").write_text(report.markdown(matmul.all_rows(results)) + "\n")
+    matmul.plot(results, given.output / "matmul.png")
+    _document(given.output)
+    print(matmul.document(results))
+
+
+def _convolution(given: argparse.Namespace) -> None:
+    path = given.output / "convolution.json"
+    results = networks.load(path) if given.keep else {}
+    convolution.measure(given.threads, 3, 0.05, results, given.networks)
+    _write(path, results)
+    tables = [
+        f"## {title}\n\n"
+        + report.markdown(
+            convolution.table([r for r in results["rows"] if r["network"] == network], results["machine"]["peak"])
+        )
+        for network, title in convolution.NETWORKS.items()
+    ]
+    (given.output / "convolution.md").write_text("\n\n".join(tables) + "\n")
+    convolution.plot(results, given.output / "convolution.png")
+    _document(given.output)
+    print(convolution.document(results))
+
+
+def _calls(given: argparse.Namespace) -> None:
+    results: dict[str, Any] = {}
+    calls.measure(5, results)
+    _write(given.output / "calls.json", results)
+    _document(given.output)
+    print(calls.document(results))
+
+
+def _check(given: argparse.Namespace) -> None:
+    from benchmarks import agreement
+
+    table = [["model", "peer", "logits differ by", "losses differ by"]]
     for model in given.models:
-        results[model] = {p: {} for p in peers}
-        running = {}
-        for p in peers:
-            library = "firepot" if p.startswith("firepot") else "torch"
-            if importlib.util.find_spec(library) is None:
-                results[model][p] = {"missing": "not installed"}
-            else:
-                running[p] = Peer(p, given.threads)
-        for _ in range(rounds):
-            for p, peer in running.items():
-                found = results[model][p]
-                answer = peer.measure(model, seconds)
-                for key, value in answer.items():
-                    if key in ("train", "infer"):
-                        found.setdefault(key, []).append(value)
-                    else:
-                        found[key] = value
-        for peer in running.values():
-            peer.close()
-        print(report.table({model: results[model]}, peers).splitlines()[4], flush=True)
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (given.output / "README.md").write_text(report.table(results, peers))
-    report.plot(results, peers, given.output / "training.png")
-    print(report.table(results, peers))
+        for peer, (logits, losses) in agreement.check(model).items():
+            table.append([model, report.NAMES[peer], f"{logits:.1e}", "–" if losses != losses else f"{losses:.1e}"])
+    print(report.markdown(table))
+
+
+def _readme(given: argparse.Namespace) -> None:
+    readme.update(given.file, networks.load(given.output / "networks.json"), given.output)
+
+
+def _document(folder: Path) -> None:
+    """README.md of the folder, from all results that lie there."""
+    rooms = {"networks": report, "matmul": matmul, "convolution": convolution, "calls": calls}
+    parts = ["# Benchmarks", "Made by `python -m benchmarks`; raw times in the JSON files beside."]
+    for name, room in rooms.items():
+        results = networks.load(folder / f"{name}.json")
+        if results and (name != "networks" or "models" in results):
+            parts.append(room.document(results).strip())
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_shortened(results) + "\n")
+
+
+def _shortened(results: dict[str, Any]) -> str:
+    """JSON, a line an innermost list, with five digits a number."""
+    rounded = json.loads(json.dumps(results), parse_float=lambda text: float(f"{float(text):.5g}"))
+    return json.dumps(rounded, indent=None, separators=(", ", ": "))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,67 +1,181 @@
-"""The table and the plot."""
+"""What the networks' measurements say, as tables and sentences in Markdown."""
 
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
-Results = dict[str, dict[str, dict[str, Any]]]  # model -> peer -> measurements
+from benchmarks import machine
+from benchmarks.timing import geometric_mean, quartiles
+
+NAMES = {
+    "firepot": "Firepot", "firepot-eager": "Firepot, no jit", "torch": "PyTorch",
+    "torch-channels-last": "PyTorch, channels-last", "torch-compile": "torch.compile", "jax": "JAX",
+    "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
+}  # fmt: skip
+TITLES = {"train": "Training step", "infer1": "Inference, batch 1", "infer32": "Inference, batch 32"}
+
+Row = dict[str, dict[str, Any]]  # peer -> its measurements
+Table = list[list[str]]  # the header first
 
 
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
+def markdown(table: Table) -> str:
+    """The table with aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
+
+    def line(cells: Iterable[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return f"| {first[0]:<{first[1]}} | " + " | ".join(f"{cell:>{width}}" for cell, width in others) + " |"
+
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (w - 1) + ":" for w in widths[1:])]
+    return "\n".join([line(table[0]), "|" + "|".join(f" {r} " for r in rule) + "|", *map(line, table[1:])])
 
 
-def table(results: Results, peers: list[str]) -> str:
-    """Markdown: medians in milliseconds, and the best peer's time over Firepot's (above 1: Firepot is faster)."""
-    lines = []
-    others = [p for p in peers if not p.startswith("firepot")]
-    for quantity, title in (("train", "Training step"), ("infer", "One-image inference")):
-        lines += [f"### {title}, ms", "", "| model | " + " | ".join(peers) + " | best peer / firepot |"]
-        lines.append("|---" * (len(peers) + 2) + "|")
-        for model, by_peer in results.items():
-            medians = {p: _median(m[quantity]) for p, m in by_peer.items() if quantity in m}
-            cells = [
-                f"{1e3 * medians[p]:.2f}" if p in medians else by_peer.get(p, {}).get("missing", "-") for p in peers
-            ]
-            best = min((medians[p] for p in others if p in medians), default=None)
-            ratio = f"{best / medians['firepot']:.2f}" if best is not None and "firepot" in medians else "-"
-            lines.append(f"| {model} | " + " | ".join(cells) + f" | {ratio} |")
-        lines.append("")
-    lines += ["### First step (s) and peak memory (MiB)", "", "| model | " + " | ".join(peers) + " |"]
-    lines.append("|---" * (len(peers) + 1) + "|")
-    for model, by_peer in results.items():
-        cells = [
-            f"{by_peer[p]['first']:.2f} s, {by_peer[p]['memory']:.0f}" if "first" in by_peer.get(p, {}) else "-"
-            for p in peers
-        ]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
-def plot(results: Results, peers: list[str], path: Path) -> None:
-    """Bars of training-step times relative to Firepot's."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def median(turns: Sequence[Sequence[float]]) -> float:
+    """Of all times in all turns."""
+    return statistics.median(chain.from_iterable(turns))
 
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    shown = [m for m in results if "train" in results[m].get("firepot", {})]
-    for k, peer in enumerate(peers):
-        heights = [
-            _median(results[m][peer]["train"]) / _median(results[m]["firepot"]["train"])
-            if "train" in results[m].get(peer, {}) else 0.0
-            for m in shown
+
+def best_peer(row: Row, quantity: str) -> str | None:
+    """The other library that is quickest here."""
+    others = {p: median(m[quantity]) for p, m in row.items() if not p.startswith("firepot") and m.get(quantity)}
+    return min(others, key=others.__getitem__, default=None)
+
+
+def ratio(row: Row, quantity: str) -> tuple[float, float, float] | None:
+    """The best peer's time over Firepot's: (lower quartile, ratio of the medians, upper quartile), the quartiles of
+    the ratios turn by turn. None where one of them is missing.
+    """
+    best = best_peer(row, quantity)
+    own = row.get("firepot", {}).get(quantity)
+    if best is None or not own:
+        return None
+    pairs = zip(row[best][quantity], own, strict=False)
+    low, _, high = quartiles([statistics.median(theirs) / statistics.median(ours) for theirs, ours in pairs])
+    return low, median(row[best][quantity]) / median(own), high
+
+
+def times_table(rows: dict[str, Row], quantity: str) -> Table:
+    """Medians in milliseconds, a row a model, and how many times as fast as the best peer Firepot is."""
+    peers = [p for p in NAMES if any(quantity in row.get(p, {}) or "error" in row.get(p, {}) for row in rows.values())]
+    if quantity == "train":
+        peers = [p for p in peers if p not in ("onnxruntime", "openvino")]
+    table = [["ms", *(NAMES[p] for p in peers), "best peer ÷ Firepot"]]
+    ratios = []
+    for model, row in rows.items():
+        best = best_peer(row, quantity)
+        cells = []
+        for p in peers:
+            measured = row.get(p, {})
+            text = number(1e3 * median(measured[quantity])) if measured.get(quantity) else _absent(measured)
+            cells.append(f"**{text}**" if p in (best, "firepot") and measured.get(quantity) else text)
+        found = ratio(row, quantity)
+        if found is None:
+            table.append([model, *cells, "–"])
+            continue
+        ratios.append(found[1])
+        table.append([model, *cells, f"{found[1]:.2f} ({found[0]:.2f}–{found[2]:.2f})"])
+    if ratios:
+        summary = f"**{geometric_mean(ratios):.2f}**, lowest {min(ratios):.2f}"
+        table.append(["geometric mean", *[""] * len(peers), summary])
+    return table
+
+
+def first_step_table(rows: dict[str, Row]) -> Table:
+    """Seconds from building the model to the first loss: with empty caches / with the disk cache of the run before."""
+    peers = [p for p in NAMES if any("first" in row.get(p, {}) for row in rows.values())]
+    table = [["s, cold / warm", *(NAMES[p] for p in peers)]]
+    for model, row in rows.items():
+        cells = []
+        for p in peers:
+            first = row.get(p, {}).get("first", {})
+            times = [first[t] for t in ("cold", "warm") if first.get(t) is not None]
+            cells.append(" / ".join(f"{t:.2f}" for t in times) or _absent(row.get(p, {})))
+        table.append([model, *cells])
+    return table
+
+
+def memory_table(rows: dict[str, Row]) -> Table:
+    """MiB that a process held at most while it trained, and Firepot's over PyTorch's."""
+    peers = [p for p in NAMES if any(row.get(p, {}).get("memory") for row in rows.values())]
+    table = [["MiB", *(NAMES[p] for p in peers), "Firepot ÷ PyTorch"]]
+    for model, row in rows.items():
+        memory = {p: row[p]["memory"] for p in peers if row.get(p, {}).get("memory")}
+        cells = [f"{memory[p]:.0f}" if p in memory else _absent(row.get(p, {})) for p in peers]
+        share = f"{memory['firepot'] / memory['torch']:.2f}" if {"firepot", "torch"} <= memory.keys() else "–"
+        table.append([model, *cells, share])
+    return table
+
+
+def install_table(install: dict[str, Any]) -> Table:
+    """Seconds to import, and 10⁶ bytes on disk with all that is required; the largest packages named."""
+    table = [["library", "import, s", "installed, MB", "of which"]]
+    for library, found in install.items():
+        sizes = sorted(found["megabytes"].items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name} {size:.0f}" for name, size in sizes[:4] if size >= 1)
+        table.append([NAMES[library], f"{found['import']:.2f}", f"{sum(found['megabytes'].values()):.0f}", parts])
+    return table
+
+
+def eager_sentence(rows: dict[str, Row]) -> str:
+    """What a plain loop costs beside the jitted step."""
+    shares = {
+        model: median(row["firepot-eager"]["train"]) / median(row["firepot"]["train"])
+        for model, row in rows.items()
+        if row.get("firepot-eager", {}).get("train") and row.get("firepot", {}).get("train")
+    }
+    if not shares:
+        return ""
+    each = ", ".join(f"{model} {share:.2f}" for model, share in shares.items())
+    return (
+        f"A plain training loop without `fp.jit` takes {geometric_mean(shares.values()):.2f} times as long as the jitted "
+        f"step (geometric mean): {each}."
+    )
+
+
+def document(results: dict[str, Any]) -> str:
+    """All tables of the networks."""
+    rows = results.get("models", {})
+    parts = [
+        "## Networks",
+        machine.sentence(results["machine"]),
+        machine.warning(results.get("others", {})),
+        "![Firepot against each peer](networks.png)",
+        "Float32. Peers run alternately, each in its own process; cells are medians over all turns, bold: Firepot and "
+        "the best peer; the last column is the ratio of these two medians (above 1: Firepot is faster) with the "
+        "quartiles of the ratios turn by turn.",
+    ]
+    for quantity, title in TITLES.items():
+        if any(m.get(quantity) for row in rows.values() for m in row.values()):
+            parts += [f"### {title}", markdown(times_table(rows, quantity))]
+    parts.append(eager_sentence(rows))
+    if any("first" in m for row in rows.values() for m in row.values()):
+        parts += [
+            "### First step", "Building the model and one training step, in a fresh process after the import.",
+            markdown(first_step_table(rows)),
+            "### Peak memory", "Of a process that trains three steps; compiled code is on disk already.",
+            markdown(memory_table(rows)),
         ]  # fmt: skip
-        axes.bar(
-            [i + (k - len(peers) / 2) * 0.8 / len(peers) for i in range(len(shown))],
-            heights,
-            0.8 / len(peers),
-            label=peer,
-        )
-    axes.axhline(1.0, color="black", lw=0.8)
-    axes.set_xticks(range(len(shown)), shown)
-    axes.set_ylabel("training step, relative to firepot")
-    axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    if "install" in results:
+        parts += ["### Import and install", markdown(install_table(results["install"]))]
+    errors = [
+        f"- {NAMES[p]}, {model}: {m['error']}"
+        for model, row in rows.items()
+        for p, m in row.items()
+        if m.get("error") and m["error"] != "not installed"
+    ]
+    if errors:
+        parts += ["### Failed", "\n".join(errors)]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _absent(measured: dict[str, Any]) -> str:
+    error = measured.get("error")
+    return "–" if error is None else error if error == "not installed" else "failed"

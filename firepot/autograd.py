@@ -5,54 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from firepot.compiler.simplify import identities
-from firepot.graph.dtypes import DType
-from firepot.graph.index import Index
-from firepot.graph.node import Node, Shape, View, apply, detach, grad_mode
-from firepot.graph.primitives import elementwise as ew
+from firepot.graph.node import Node, grad_mode
 from firepot.tensor import Tensor, backward, enable_grad, grad, no_grad, set_grad_enabled, wrap
+from firepot.transforms.custom import customised
 
 __all__ = ["Function", "backward", "enable_grad", "grad", "no_grad", "set_grad_enabled"]
-
-
-class _Custom(View):
-    """Output `number` of a Function: the first input, with a derivative of its own for the others."""
-
-    name = "custom"
-
-    def __init__(self, function: type[Function], context: Context, number: int, outputs: tuple[Node, ...]) -> None:
-        self.function, self.context, self.number, self.outputs = function, context, number, outputs
-        identities.add(self)
-
-    def __del__(self) -> None:
-        if identities is not None:  # at interpreter exit the name may be gone first
-            identities.discard(self)
-
-    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
-        return inputs[0].shape, inputs[0].dtype
-
-    def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
-        return index, ()
-
-    def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
-        # Backward is linear in the gradients of the outputs, so each output can contribute on its own.
-        given = [wrap(g if i == self.number else ew.like(o, 0)) for i, o in enumerate(self.outputs)]
-        result = self.function.backward(self.context, *given)
-        found = result if isinstance(result, tuple) else (result,)
-        tensors = self.context._tensor_positions
-        if len(found) < self.context._argument_count:
-            raise RuntimeError(
-                f"{self.function.__name__}.backward returned {len(found)} gradients, expected {self.context._argument_count}: "
-                "one for each argument of forward (None where there is none)"
-            )
-        chosen = [found[i] for i in tensors]
-        for t, i in zip(chosen, node.inputs[1:], strict=True):
-            if t is not None and t.shape != i.shape:
-                raise RuntimeError(
-                    f"{self.function.__name__}.backward returned a gradient of shape {list(t.shape)} for an argument of "
-                    f"shape {list(i.shape)}"
-                )
-        return [None, *(None if t is None else t._node for t in chosen)]
 
 
 class Context:
@@ -77,6 +34,9 @@ class Context:
 class Function:
     """A differentiable function with a backward of its own.
 
+    `forward(ctx, ...)` computes without history, `backward(ctx, *gradients)` gives one gradient for each argument, None
+    for what has none. RuntimeError where their number or their shapes do not fit.
+
     >>> class Cube(fp.autograd.Function):
     ...     @staticmethod
     ...     def forward(ctx, x):
@@ -86,7 +46,10 @@ class Function:
     ...     def backward(ctx, g):
     ...         (x,) = ctx.saved_tensors
     ...         return g * 3 * x * x
-    >>> y = Cube.apply(x)
+    >>> x = fp.tensor([1.0, 2.0], requires_grad=True)
+    >>> Cube.apply(x).sum().backward()
+    >>> x.grad
+    tensor([ 3., 12.])
     """
 
     @staticmethod
@@ -108,13 +71,30 @@ class Function:
         if not grad_mode.enabled or not any(context.needs_input_grad):
             return result
         outputs = result if isinstance(result, tuple) else (result,)
-        nodes = tuple(detach(t._node) for t in outputs)
-        inputs = tuple(args[i]._node for i in context._tensor_positions)
         plain: set[int] = getattr(context, "_plain", set())
-        made = tuple(
-            t
-            if id(t) in plain or t.dtype.kind != "f"
-            else wrap(apply(_Custom(cls, context, n, nodes), (nodes[n], *inputs)))
-            for n, t in enumerate(outputs)
-        )
+        inputs = [args[i]._node for i in context._tensor_positions]
+
+        def derivative(gradients: Sequence[Node]) -> Sequence[Node | None]:
+            return cls._gradients(context, gradients, inputs)
+
+        nodes = customised([t._node for t in outputs], inputs, derivative)
+        made = tuple(t if id(t) in plain else wrap(n) for t, n in zip(outputs, nodes, strict=True))
         return made if isinstance(result, tuple) else made[0]
+
+    @classmethod
+    def _gradients(cls, context: Context, gradients: Sequence[Node], inputs: Sequence[Node]) -> Sequence[Node | None]:
+        result = cls.backward(context, *(wrap(g) for g in gradients))
+        found = result if isinstance(result, tuple) else (result,)
+        if len(found) < context._argument_count:
+            raise RuntimeError(
+                f"{cls.__name__}.backward returned {len(found)} gradients, expected {context._argument_count}: "
+                "one for each argument of forward (None where there is none)"
+            )
+        chosen = [found[i] for i in context._tensor_positions]
+        for t, i in zip(chosen, inputs, strict=True):
+            if t is not None and t.shape != i.shape:
+                raise RuntimeError(
+                    f"{cls.__name__}.backward returned a gradient of shape {list(t.shape)} for an argument of "
+                    f"shape {list(i.shape)}"
+                )
+        return [None if t is None else t._node for t in chosen]

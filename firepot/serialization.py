@@ -34,10 +34,11 @@ def save(obj: Any, f: str | os.PathLike[str]) -> None:
     """Write tensors, or dicts, lists and tuples of tensors, numbers, strings and None, to the file `f`.
 
     The file is written aside and renamed, so that at `f` there is always a whole file, the old or the new one.
-
-    >>> fp.save(model.state_dict(), "model.safetensors")
-
     Raises TypeError for what cannot be stored, and OSError (a full disk, say) with the file at `f` untouched.
+
+    >>> fp.save({"model": nn.Linear(2, 1).state_dict(), "epoch": 3}, "model.safetensors")
+    >>> fp.load("model.safetensors")["epoch"]
+    3
     """
     tensors: dict[str, Tensor] = {}
     structure = _described(obj, "", tensors)
@@ -71,17 +72,31 @@ def write(f: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Ma
         for name, array in arrays.items()
     }
     content = serialize(entries, metadata=dict(metadata) or None)
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or Path("."))
+    try:
+        _replace(path, content)
+    except OSError as error:  # name the file that was wanted, not the one aside
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write `content` to a file beside `path` and rename it, so that `path` is whole at any moment."""
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
+            os.chmod(aside, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
         os.replace(aside, path)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    current = os.umask(0o077)  # there is no call that only asks
+    os.umask(current)
+    return current
 
 
 def read(f: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -33,8 +33,13 @@ _MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they a
 
 
 class Trace(Protocol):
-    """What `fp.jit` sees of the tensors that a function touches while it is captured."""
+    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded.
 
+    lasting: what is recorded is to be computed like anything else; it is no mere description of later runs
+    """
+
+    @property
+    def lasting(self) -> bool: ...
     def read(self, tensor: Tensor) -> None: ...
     def created(self, tensor: Tensor) -> None: ...
     def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None: ...
@@ -45,7 +50,15 @@ class Trace(Protocol):
     def wrote(self, key: Hashable) -> bool: ...
     def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None: ...
     def differentiating(self, node: Node) -> None: ...
-    def refuse(self, what: str) -> None: ...
+    def refuse(self, what: str, value: Node | None = None) -> None: ...
+
+
+class Mapping(Protocol):
+    """A function that `fp.vmap` records once for many examples, as random numbers see it."""
+
+    size: int
+    randomness: str  # 'error', 'same' or 'different'
+    index: Node  # the number of the example, 0-d uint64
 
 
 class _State(threading.local):
@@ -56,6 +69,8 @@ class _State(threading.local):
     """
 
     trace: Trace | None = None
+    transforms = 0  # how many functional transforms are running a function: jitted functions are part of it then
+    mappings: tuple[Mapping, ...] = ()  # the outermost first
     eager: Callable[[Node], None] | None = None
     gradient: Callable[[Node, Node], None] | None = None
 
@@ -193,11 +208,14 @@ class Tensor:
     def __init__(self, node: Node) -> None:
         self._grad = None
         self._value = node
-        if state.trace is not None:
-            state.trace.created(self)
-        elif node.buffer is None:
+        trace = state.trace
+        if trace is not None:
+            trace.created(self)
+            if not trace.lasting:
+                return
+        if node.buffer is None:
             _pending[node] = _pending.get(node, 0) + 1
-            if state.eager is not None:
+            if trace is None and state.eager is not None:
                 state.eager(node)
 
     def __del__(self) -> None:
@@ -211,7 +229,7 @@ class Tensor:
         if old is node:
             return
         self._value = node
-        if node.buffer is None and state.trace is None:
+        if node.buffer is None and (state.trace is None or state.trace.lasting):
             _pending[node] = _pending.get(node, 0) + 1
             if old.buffer is not None or id(self) not in _rebound:
                 _rebound[id(self)] = (ref(self), old)
@@ -276,7 +294,7 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         value = self._value
-        return not value.requires_grad or value.owner is not None
+        return not value.requires_grad or (value.owner is not None and value.owner() is self)
 
     @property
     def grad(self) -> Tensor | None:
@@ -325,7 +343,7 @@ class Tensor:
 
     def _realised(self, what: str) -> Buffer:
         if state.trace is not None:
-            state.trace.refuse(what)
+            state.trace.refuse(what, self._value)
         value = self._value
         if value.buffer is None:
             compute([value])
@@ -509,6 +527,8 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         if dtype is None:
             dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
         return ew.constant(value, dtype or default_dtype())
+    if hasattr(value, "as_tensor"):  # a symbolic position
+        return node_of(value.as_tensor(), dtype)
     if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
         value = [v.detach().numpy() if isinstance(v, Tensor) else v for v in value]
     array = np.asarray(value)
@@ -534,6 +554,7 @@ def default_dtype() -> DType:
 
 
 def set_default_dtype(dtype: DType) -> None:
+    """Set the dtype that Python floats get; floating dtypes only (TypeError else)."""
     if not dtype.is_floating_point:
         raise TypeError(f"set_default_dtype: only floating-point dtypes are supported, not {dtype.name}")
     _Default.dtype = dtype
@@ -650,7 +671,9 @@ def _take_back(check: tuple[Any, ...]) -> None:
 def eval(*tensors: Any) -> None:
     """Compute tensors (or lists, tuples and dicts of them) now, all in one program.
 
-    >>> y = fp.exp(x)
+    TraceError inside fp.jit; IndexError where an index that they depend on is out of range.
+
+    >>> y = fp.exp(fp.zeros(3))
     >>> fp.eval(y)
     """
     if state.trace is not None:
@@ -840,18 +863,22 @@ def _gradients(
                 raise RuntimeError(f"{what}: gradient has shape {list(g.shape)}, the tensor {list(node.shape)}")
         cotangents[node] = ew.add(cotangents[node], g) if node in cotangents else g
     wrt = None if inputs is None else [i._node for i in inputs]
-    return gradients(cotangents, wrt, create_graph, _run_hooks)
+    found = gradients(cotangents, wrt, create_graph, _run_hooks)
+    # A rule may give a node of the forward pass as it is (the gradient of exp is its result), history included.
+    return found if create_graph else {n: detach(g) for n, g in found.items()}
 
 
 def _run_hooks(node: Node, g: Node) -> Node:
     if state.trace is not None:
         state.trace.differentiating(node)
     owner = node.owner() if node.owner is not None else None
-    hooks = owner.__dict__.get("_leaf_hooks", ()) if owner is not None else _hooks.get(node, ())
-    if owner is not None and state.trace is not None:
-        state.trace.depend(lambda: tuple(owner.__dict__.get("_leaf_hooks", ())), "the hooks of a tensor", True)
-    for hook in list(hooks):
-        replaced = hook(wrap(g))
+    hooks = list(_hooks.get(node, ()))  # another handle may stand for a leaf too: its clone
+    if owner is not None:
+        hooks += owner.__dict__.get("_leaf_hooks", ())
+        if state.trace is not None:
+            state.trace.depend(lambda: tuple(owner.__dict__.get("_leaf_hooks", ())), "the hooks of a tensor", True)
+    for hook in hooks:
+        replaced = hook(wrap(g if grad_mode.enabled else detach(g)))
         if replaced is not None:
             g = replaced._node
     if state.gradient is not None:
@@ -887,7 +914,15 @@ class _GradSwitch:
 
 
 def no_grad(function: Callable[..., Any] | None = None) -> Any:
-    """Record no history inside: `with fp.no_grad(): …` or as a decorator."""
+    """Record no history inside: `with fp.no_grad(): …` or as a decorator.
+
+    >>> w = fp.ones(2, requires_grad=True)
+    >>> with fp.no_grad():
+    ...     w.mul_(3.0)
+    ...     print((w * 2).requires_grad)
+    tensor([3., 3.], requires_grad=True)
+    False
+    """
     return _GradSwitch(False) if function is None else _GradSwitch(False)(function)
 
 
@@ -912,4 +947,5 @@ class set_grad_enabled(_GradSwitch):
 
 
 def is_grad_enabled() -> bool:
+    """Whether operations record history: False under no_grad."""
     return grad_mode.enabled

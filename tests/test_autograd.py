@@ -290,3 +290,18 @@ def test_gradients_through_a_shared_value_twice():
 
     compare_gradients(compared, "shared", f(fp, x), f(torch, rx), [(x, rx)])
     compared.check()
+
+
+def test_gradients_require_no_grad_unless_asked_for():
+    seen = []
+    x = fp.tensor([0.5, 1.0], requires_grad=True)
+    x.register_hook(lambda g: seen.append(g.requires_grad))
+    y = x.exp()  # whose derivative is y itself
+    y.sum().backward(retain_graph=True)
+    (g,) = fp.autograd.grad(y.sum(), x, retain_graph=True)
+    assert not x.grad.requires_grad
+    assert not g.requires_grad
+    assert x.grad.numpy().tolist() == g.numpy().tolist()
+    (g,) = fp.autograd.grad(y.sum(), x, create_graph=True)
+    assert g.requires_grad
+    assert seen == [False, False, True]

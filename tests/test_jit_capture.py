@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -285,3 +288,43 @@ def test_constants_and_numpy_results_of_closures():
     for _ in range(2):
         same, product, numbers, five = f()
         assert (same.tolist(), product.tolist(), numbers.tolist(), five) == ([1, 2], [1, 2], [0, 1, 2], 5)
+
+
+def test_gradients_take_the_place_of_the_last_ones():
+    weight = fp.nn.Parameter(fp.randn(64, 64))
+    optimizer = fp.optim.SGD([weight], lr=0.1)
+
+    @fp.jit
+    def step(x):
+        optimizer.zero_grad()
+        loss = (x @ weight).square().sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x = fp.randn(8, 64)
+    step(x)
+    first = weight.grad._value.buffer.address
+    step(x)
+    assert weight.grad._value.buffer.address == first
+    held = weight.grad.detach()
+    before = held.numpy().copy()
+    step(x)
+    np.testing.assert_array_equal(held.numpy(), before)
+    assert not np.array_equal(weight.grad.numpy(), before)
+
+
+def test_a_capture_lets_go_of_the_first_state():
+    state = fp.randn(100, 100)
+    fp.eval(state)
+    first = weakref.ref(state._value.buffer)
+
+    @fp.jit
+    def step():
+        state.add_(1.0)
+        return state.sum()
+
+    for _ in range(2):
+        step()
+    gc.collect()
+    assert first() is None or first() is state._value.buffer

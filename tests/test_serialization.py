@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     fp.save({"w": fp.ones(2)}, tmp_path / "f")
     with pytest.raises(TypeError, match="w is a set"):
         fp.save({"w": {1, 2}}, tmp_path / "f")
+    assert fp.load(tmp_path / "f")["w"].tolist() == [1.0, 1.0]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fp.save({"w": fp.ones(2)}, tmp_path / "f")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/f'"):
+        fp.save({"w": fp.zeros(2)}, tmp_path / "f")
     assert fp.load(tmp_path / "f")["w"].tolist() == [1.0, 1.0]
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 

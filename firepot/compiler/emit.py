@@ -6,7 +6,7 @@ a stored node becomes a load. Everything between two stored values becomes one e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType, bool_
@@ -60,12 +60,14 @@ class Emitter:
     """Builds the expressions of one kernel.
 
     Args:
-        storage: the stored values that may be loaded.
+        storage: the stored values that may be loaded,
+        own: but for these, which the kernel makes itself.
         local: positions at which values made in this very kernel are available, with a function that gives them.
     """
 
-    def __init__(self, storage: dict[Node, Storage]) -> None:
+    def __init__(self, storage: dict[Node, Storage], own: Set[Node] = frozenset()) -> None:
         self.storage = storage
+        self.own = own
         self.local: dict[Node, tuple[Position, Callable[[], Expr]]] = {}
         self.operands: list[Storage] = []
         self._numbers: dict[tuple[int, int], int] = {}
@@ -95,7 +97,7 @@ class Emitter:
                 raise Misaligned(f"{node} at {position}, made at {local[0]}")
             return local[1]()
         stored = self.storage.get(node)
-        if stored is not None:
+        if stored is not None and node not in self.own:
             return Load(self.operand(stored), stored.locate(position), node.dtype)
         return self.compute(node, position)
 
@@ -151,7 +153,7 @@ class Emitter:
             else:
                 inner.append(next(rest))
         value = self.value(x, tuple(inner))
-        if x not in self.storage and x not in self.local:
+        if (x not in self.storage or x in self.own) and x not in self.local:
             # An element that does not depend on the position (of a constant, say) must not lose the check of the index.
             for index in chosen:
                 if not _contains(value, index):

@@ -1,7 +1,7 @@
 """Epilogues: element-wise work on a contraction's result, done while its elements are still in registers.
 
-A kernel that only maps, and whose points are the elements of one matrix product, is joined to the product: bias and
-activation, the residual sum, or the optimiser's update of the weights whose gradient the product is.
+A kernel that only maps, and whose points are the elements of one matrix product or convolution, is joined to it: bias
+and activation, the residual sum, or the optimiser's update of the weights whose gradient the product is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from firepot.graph.index import Axis, Index, contiguous_strides, flatten, unflat
 from firepot.graph.node import Elementwise, Node, View
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.graph.primitives.contract import contract_primitive
+from firepot.graph.primitives.contract import contract_primitive, convolve_primitive
 from firepot.kernels.llvm.nest import indices
 from firepot.kernels.loops import Finished, Nest, Store
 
@@ -24,12 +24,13 @@ _REACH = 16  # kernels by which a product may be put off until what follows it c
 
 @dataclass(frozen=True)
 class Following:
-    """What is done with every element of a contraction: stores over the axes (batch, row, column)."""
+    """What is done with every element of a contraction: stores over the axes (batch, row, column) or, of a convolution,
+    over those of its result."""
 
     nest: Nest
     finished: Finished
     operands: list[Storage]
-    lane: int  # the axis along which neighbours lie together in memory: 2 or 1
+    lane: int  # the axis along which neighbours lie together in memory: 2 or 1, of a convolution always 1
 
 
 def follow(
@@ -67,7 +68,7 @@ def _join(
     group = groups[at]
     for source in range(at - 1, -1, -1):
         first = groups[source].roots[0]
-        if first not in group.inputs or first.primitive is not contract_primitive or not groups[source].opaque:
+        if first not in group.inputs or not _followed(first) or not groups[source].opaque:
             continue
         if first.size != group.roots[0].size or first.size == 0:
             continue
@@ -90,6 +91,14 @@ def _join(
         if following(merged, storage, elsewhere.intersection(roots)) is not None:
             return place, source, merged
     return None
+
+
+def _followed(node: Node) -> bool:
+    """Whether a kernel can do element-wise work on this value: not on gradients of convolution weights, of which most
+    kernels hand over single elements."""
+    if node.primitive is convolve_primitive:
+        return bool(node.params[0] != "weight_grad")
+    return node.primitive is contract_primitive
 
 
 def _last_check(groups: Sequence[Group], storage: dict[Node, Storage]) -> int:
@@ -118,7 +127,9 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
     """The epilogue of a joined group; None where its roots do not go over the product element by element, or would
     be scattered in memory."""
     contraction, *roots = group.roots
-    axes = tuple(Axis(name, s) for name, s in zip("bmn", contraction.shape, strict=True))
+    convolution = contraction.primitive is convolve_primitive
+    names = "nczyx"[: len(contraction.shape)] if convolution else "bmn"
+    axes = tuple(Axis(name, s) for name, s in zip(names, contraction.shape, strict=True))
     position: Position = tuple(Index.of(a) for a in axes)
     finished = Finished(axes, contraction.dtype)
     emitter = Emitter({n: s for n, s in storage.items() if n not in group.roots})
@@ -142,7 +153,7 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
         return None
     operands = tuple((s.dtype, s.size - s.base) for s in emitter.operands)
     nest = Nest(axes, tuple(stages), operands)
-    for lane in (2, 1):
+    for lane in (1,) if convolution else (2, 1):
         if axes[lane].size > 1 and all(_neighbours(index, axes[lane]) for index in indices(nest)):
             return Following(nest, finished, emitter.operands, lane)
     return None

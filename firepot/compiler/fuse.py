@@ -6,6 +6,7 @@ recomputed inside the kernels that use it. Kernels start as one root each and me
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 from firepot.compiler.emit import Emitter, Misaligned, Storage
 from firepot.compiler.layout import Layout, natural_layouts, row_major
 from firepot.graph.index import Axis, Index
-from firepot.graph.node import Elementwise, Node, Opaque, View
+from firepot.graph.node import Elementwise, Node, Opaque, View, viewed
 from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
 from firepot.kernels.loops import Expr, Nest, Stage, Store
@@ -58,8 +60,8 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
         return cost[node] <= 1 or node.size == 1
 
     def base(node: Node) -> Node:
-        while isinstance(node.primitive, View) and len(node.inputs) == 1:
-            node = node.inputs[0]
+        while (below := viewed(node)) is not None:
+            node = below
         return node
 
     def store(node: Node) -> None:
@@ -84,7 +86,8 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
                 store(base(node.inputs[0]))
         elif isinstance(primitive, View) and node.inputs:
             source = base(node.inputs[0])
-            if node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source):
+            once = primitive is views.spread_windows  # mostly zeros: every element is read once all the same
+            if not once and node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source):
                 store(source)
         under: frozenset[Node] = frozenset()
         price = _COSTLY.get(primitive.name, 1) if isinstance(primitive, Elementwise) else 0
@@ -111,7 +114,7 @@ def _store_shared(
         found: frozenset[Node] = frozenset()
         for user in users[node]:
             found |= frozenset((user,)) if user in roots else reach[user]
-        reach[node] = found
+        reach[node] = found if len(found) <= 2 else frozenset(itertools.islice(found, 2))  # one or several, no more
     for node in order:
         under: frozenset[Node] = frozenset()
         for i in node.inputs:
@@ -289,7 +292,7 @@ def build_nest(
     each other do not meet at the same points.
     """
     own = set(group.roots)
-    emitter = Emitter({n: s for n, s in storage.items() if n not in own})
+    emitter = Emitter(storage, own)
     axes = tuple(Axis(f"a{d}", s) for d, s in enumerate(group.domain))
     everywhere = tuple(Index.of(a) for a in axes)
     outer = tuple(a for d, a in enumerate(axes) if d not in group.folded)

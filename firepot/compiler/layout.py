@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from firepot.graph.node import Elementwise, Node, Shape
+from firepot.graph.node import Elementwise, Node, Shape, barrier_primitive
 from firepot.graph.primitives import views
 from firepot.graph.primitives.attention import attention_gradient, attention_primitive
 from firepot.graph.primitives.contract import convolve_primitive
@@ -55,13 +55,16 @@ def natural_layouts(order: Sequence[Node]) -> dict[Node, Layout]:
                 if result[i] != layout and not _is_spread(i):
                     layout = result[i]
                     break
+            else:
+                if node.inputs and all(_is_spread(i) for i in node.inputs):  # as the largest of what is repeated
+                    layout = result[max(node.inputs, key=_spread_size)]
         elif primitive is views.permute_primitive:
             inverse = views.inverse(node.params[0])
             layout = tuple(inverse[d] for d in result[node.inputs[0]])
         elif primitive is views.reshape_primitive:
             layout = reshaped(result[node.inputs[0]], node.inputs[0].shape, node.shape)
         elif (
-            primitive in (views.pad_primitive, views.slice_primitive, views.unslice_primitive)
+            primitive in (views.pad_primitive, views.slice_primitive, views.unslice_primitive, barrier_primitive)
             or (primitive is views.expand_primitive and len(node.inputs[0].shape) == rank)
         ):  # fmt: skip
             layout = result[node.inputs[0]]
@@ -116,6 +119,13 @@ def reshaped(layout: Layout, before: Shape, after: Shape) -> Layout:
             return row_major(len(after))
         places.append((at[0] if at else -1, new))
     return tuple(d for _, new in sorted(places, key=lambda p: p[0]) for d in new)
+
+
+def _spread_size(node: Node) -> int:
+    """Elements of what a spread value repeats."""
+    while node.primitive in (views.expand_primitive, views.permute_primitive, views.reshape_primitive):
+        node = node.inputs[0]
+    return node.size
 
 
 def _is_spread(node: Node) -> bool:

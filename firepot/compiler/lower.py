@@ -10,12 +10,13 @@ from firepot.compiler.emit import Storage
 from firepot.compiler.follow import Following
 from firepot.compiler.memory import ALIGNMENT
 from firepot.graph.index import Axis, Index, flatten
-from firepot.graph.node import Node, View
+from firepot.graph.node import Node, View, viewed
 from firepot.graph.primitives.reduce import accumulator
 from firepot.kernels.kernel import Kernel
 from firepot.kernels.loops import Nest
 
 if TYPE_CHECKING:
+    from firepot.kernels.llvm.convolution import Convolution
     from firepot.kernels.llvm.matmul import Matmul
 
 
@@ -40,8 +41,8 @@ class Step:
 
 def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:
     """The stored node that a chain of views looks at."""
-    while node not in storage and isinstance(node.primitive, View) and len(node.inputs) == 1:
-        node = node.inputs[0]
+    while node not in storage and (below := viewed(node)) is not None:
+        node = below
     return node
 
 
@@ -50,14 +51,16 @@ def access(node: Node, storage: dict[Node, Storage]) -> Access | None:
     axes = [Axis(f"d{d}", s) for d, s in enumerate(node.shape)]
     position = tuple(Index.of(a) for a in axes)
     while node not in storage:
-        if not isinstance(node.primitive, View) or len(node.inputs) != 1:
+        below = viewed(node)
+        if below is None:
             return None
+        assert isinstance(node.primitive, View)
         position, conditions = node.primitive.index(position, node)
         for index, size in conditions:
             low, high = index.range
             if low < 0 or high >= size:
                 return None
-        node = node.inputs[0]
+        node = below
     stored = storage[node]
     flat = flatten(position, stored.strides)
     if not all(isinstance(atom, Axis) for atom, _ in flat.terms):
@@ -136,6 +139,27 @@ class Lowering:
         from firepot.kernels.llvm import convolution
         from firepot.kernels.llvm.epilogue import StoreEpilogue
 
+        description, (a, b) = self._convolution(node)
+        out = self.storage[node]
+        lane = convolution.result_lane(description)
+        epilogue = StoreEpilogue(2, _five(out.strides), node.dtype, lane=lane)
+        self._step(node, convolution.lower(description, epilogue, self.processor), (a, b), out)
+
+    def convolve_and_follow(self, node: Node, following: Following, roots: Sequence[Node]) -> None:
+        """A forward convolution or input gradient with the element-wise work on its result."""
+        from firepot.kernels.llvm import convolution
+        from firepot.kernels.llvm.epilogue import NestEpilogue
+
+        description, (a, b) = self._convolution(node)
+        epilogue = NestEpilogue(following.nest, following.finished, lane=following.lane)
+        operands = [(x.storage, x.offset * x.storage.dtype.size) for x in (a, b)]
+        operands += [(s, s.base * s.dtype.size) for s in following.operands]
+        kernel = convolution.lower(description, epilogue, self.processor)
+        self.steps.append(Step(kernel, tuple(operands), tuple(roots)))
+
+    def _convolution(self, node: Node) -> tuple[Convolution, tuple[Access, Access]]:
+        from firepot.kernels.llvm import convolution
+
         mode, size, kernel, out_size, stride, padding, dilation, groups = node.params
         a, b = (self._access(i) for i in node.inputs)
         if mode == "forward":
@@ -147,16 +171,15 @@ class Lowering:
         else:
             batch, channels = node.inputs[0].shape[:2]
             out_channels = node.shape[0]
-        out = self.storage[node]
         description = convolution.Convolution(
             mode=mode, batch=batch, groups=groups, in_channels=channels, out_channels=out_channels,
             input_size=_spatial(size, 1), kernel=_spatial(kernel, 1), output_size=_spatial(out_size, 1),
             stride=_spatial(stride, 1), dilation=_spatial(dilation, 1), padding=_spatial(padding, 0),
-            first_strides=_five(a.strides), second_strides=_five(b.strides), result_strides=_five(out.strides),
-            dtype=node.inputs[0].dtype, accumulate=accumulator(node.dtype),
+            first_strides=_five(a.strides), second_strides=_five(b.strides),
+            result_strides=_five(self.storage[node].strides), dtype=node.inputs[0].dtype,
+            accumulate=accumulator(node.dtype),
         )  # fmt: skip
-        epilogue = StoreEpilogue(2, _five(out.strides), node.dtype, lane=0 if mode == "weight_grad" else 1)
-        self._step(node, convolution.lower(description, epilogue, self.processor), (a, b), out)
+        return description, (a, b)
 
     def attention(self, node: Node) -> None:
         self._attention(node, [node], node.inputs, None)

@@ -15,6 +15,7 @@ from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, 
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
 from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.memory import Interval, plan
+from firepot.compiler.schedule import schedule
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import is_leaf
@@ -57,7 +58,8 @@ class Passes:
     recompute: bool = True  # values inside the kernels that use them; else every value is stored
     assemble: bool = True  # the parts of concatenations made in place; else the kernels select by position
     merge: bool = True  # kernels that share an iteration space joined
-    follow: bool = True  # element-wise work on a matrix product done by the product's own kernel
+    schedule: bool = True  # kernels in an order that keeps little; else as recorded
+    follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     share_memory: bool = True  # values that do not live at the same time in the same place
 
 
@@ -91,8 +93,12 @@ def build(
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
+    overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
+    if passes.schedule:
+        final = set(outputs)
+        within = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
+        groups = schedule(groups, within, overwritten)
     if passes.follow:
-        overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
@@ -167,7 +173,9 @@ def _lower(
         if g.opaque:
             found = following(g, storage, needed.intersection(g.roots))
             assert found is not None, "follow() has tried it"
-            lowering.contract_and_follow(g.roots[0], found, g.roots)
+            convolution = g.roots[0].primitive is convolve_primitive
+            lower = lowering.convolve_and_follow if convolution else lowering.contract_and_follow
+            lower(g.roots[0], found, g.roots)
             continue
         stored = {r for r in g.roots if r in needed and r.size}
         nest, operands = build_nest(g, storage, stored, layouts)

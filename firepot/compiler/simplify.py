@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from firepot.graph.node import Node, apply, data, data_primitive, detach_primitive, grad_mode, topological, variable
+from firepot.graph.node import (
+    Composite,
+    Elementwise,
+    Node,
+    apply,
+    data,
+    data_primitive,
+    grad_mode,
+    sequence_number,
+    topological,
+)
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
+from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.reduce import Reduce, reduce
-
-# Primitives that are their first input, once derivatives have been taken.
-identities = {variable, detach_primitive}
 
 
 def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]]:
@@ -32,7 +40,7 @@ def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]
             numbers[node] = len(key)
             leaves.append(node)
             key.append((node.shape, node.dtype.name))
-        elif node.primitive in identities:
+        elif node.primitive.identity:
             numbers[node] = numbers[node.inputs[0]]
         else:
             numbers[node] = len(key)
@@ -57,33 +65,71 @@ _RULES: dict[Any, _Rule] = {
 
 def simplify(
     order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node], rules: bool = True,
-    origins: dict[Node, Node] | None = None,
+    origins: list[tuple[int, Node | None]] | None = None,
 ) -> tuple[list[Node], list[Node]]:  # fmt: skip
     """(placeholders for the leaves, the outputs' copies); without `rules`, a plain copy.
 
-    `origins`, where given, is filled with the first node that each copy was made of.
+    `origins`, where given, is filled with (sequence number, node): the nodes from that number on, up to the next
+    entry's, were made of `node`.
     """
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
+        standardised: set[Node] = set()
         for node in order:
             if node in copies:
                 continue
+            if origins is not None:
+                origins.append((sequence_number(), node))
             inputs = tuple(copies[i] for i in node.inputs)
-            if node.primitive in identities:
+            if node.primitive.identity:
                 copies[node] = inputs[0]
+            elif isinstance(node.primitive, Composite):
+                copies[node] = node.primitive.expand(inputs, node)
+                standardised.add(copies[node])
+            elif rules and (compared := _before_relu(node, inputs, standardised)) is not None:
+                copies[node] = compared
+            elif rules and node.primitive is convolve_primitive and node.params[0] == "weight_grad":
+                copies[node] = apply(node.primitive, (_again(inputs[0], standardised), inputs[1]), node.params)
             elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)
             elif rules and isinstance(node.primitive, Reduce):
                 copies[node] = reduce(node.primitive.combine, inputs[0], node.params[0])
             else:
                 copies[node] = apply(node.primitive, inputs, node.params)
+            if isinstance(node.primitive, Elementwise) and len(inputs) == 2:
+                x, y = inputs
+                if (x in standardised and _is_spread(y)) or (y in standardised and _is_spread(x)):
+                    standardised.add(copies[node])
         if origins is not None:
-            for node in order:
-                origins.setdefault(copies[node], node)
+            origins.append((sequence_number(), None))
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
     finally:
         grad_mode.enabled = before
+
+
+def _again(x: Node, standardised: set[Node]) -> Node:
+    """The activation of a standardised value as a node of its own, for a reader long after the others: computed once
+    more from what the derivative of the standardisation reads anyway, it need not be kept meanwhile."""
+    if x.primitive.name == "relu" and x.inputs[0] in standardised:
+        return apply(x.primitive, x.inputs, ("again",))
+    return x
+
+
+def _before_relu(node: Node, inputs: Sequence[Node], standardised: set[Node]) -> Node | None:
+    """relu(x) ≤ 0 as x ≤ 0, where x is recomputed from what the derivative of a standardisation reads anyway."""
+    if node.primitive.name != "le" or inputs[0].primitive.name != "relu" or inputs[0].inputs[0] not in standardised:
+        return None
+    constant = inputs[1]
+    while constant.primitive is views.expand_primitive or constant.primitive is views.reshape_primitive:
+        constant = constant.inputs[0]
+    if constant.primitive is not ew.constant_primitive or constant.params[0] != 0:
+        return None
+    return ew.compare("le", inputs[0].inputs[0], inputs[1])
+
+
+def _is_spread(node: Node) -> bool:
+    return node.primitive is views.expand_primitive
 
 
 def is_placeholder(node: Node) -> bool:

@@ -1,6 +1,8 @@
 """Data sets, samplers and the loader that makes batches of them."""
 
 from firepot.data.collate import default_collate as default_collate
+from firepot.data.collate import default_convert as default_convert
+from firepot.data.dataset import ChainDataset as ChainDataset
 from firepot.data.dataset import ConcatDataset as ConcatDataset
 from firepot.data.dataset import Dataset as Dataset
 from firepot.data.dataset import IterableDataset as IterableDataset

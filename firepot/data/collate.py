@@ -15,10 +15,12 @@ def default_collate(batch: Sequence[Any]) -> Any:
     """One batch of a list of samples: tensors and arrays stacked along a new first axis, numbers made into
     tensors.
 
-    Keeps tuples, named tuples, lists and mappings, and collates their parts; strings and bytes become lists
-    of them.
+    Keeps named tuples, lists and mappings, and collates their parts; of tuples it makes lists, as PyTorch
+    does. Strings and bytes become lists of them.
 
-    >>> images, labels = default_collate([(image, 3), (image, 7)])
+    >>> images, labels = fp.data.default_collate([(np.zeros((2, 2)), 3), (np.ones((2, 2)), 7)])
+    >>> images.shape, labels
+    ((2, 2, 2), tensor([3, 7]))
 
     Raises ValueError if shapes or lengths differ between the samples, TypeError for what it does not know.
     """
@@ -35,9 +37,8 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
         shapes = sorted({a.shape for a in arrays})
         if len(shapes) > 1:
             raise ValueError(
-                f"collate: the samples of a batch differ in shape: {', '.join(map(str, shapes[:4]))}; "
-                "bring them to "
-                "one shape (a transform such as Resize or CenterCrop), or pass a collate_fn that pads them"
+                f"collate: the samples of a batch differ in shape: {', '.join(map(str, shapes[:4]))}; bring them "
+                "to one shape (a transform such as Resize or CenterCrop), or pass a collate_fn that pads them"
             )
         return np.stack(arrays)
     if isinstance(first, (bool, np.bool_)):
@@ -61,17 +62,27 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
         parts = [collate_arrays(part) for part in zip(*batch, strict=True)]
         if hasattr(first, "_fields"):
             return type(first)(*parts)
-        return tuple(parts) if isinstance(first, tuple) else parts
+        return parts
     raise TypeError(
-        f"collate: samples hold a {type(first).__module__}.{type(first).__name__}; expected tensors, "
-        "arrays, numbers, "
-        "strings, tuples, lists or mappings of them. Convert it in the data set, or pass a collate_fn"
+        f"collate: samples hold a {type(first).__module__}.{type(first).__name__}; expected tensors, arrays, "
+        "numbers, strings, tuples, lists or mappings of them. Convert it in the data set, or pass a collate_fn"
     )
 
 
+def default_convert(data: Any) -> Any:
+    """What a loader does to samples with batch_size=None: arrays are made into tensors, all else stays.
+
+    >>> default_convert({"image": np.zeros((3, 8, 8)), "name": "a"})
+    """
+    return to_tensors(data)
+
+
 def to_tensors(value: Any) -> Any:
-    """Every NumPy array within tuples, lists and mappings made into a tensor; the array is copied."""
-    if isinstance(value, np.ndarray):
+    """Every NumPy array and scalar within tuples, lists and mappings made into a tensor; the array is copied. Of tuples
+    it makes lists, as PyTorch does.
+    """
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = np.asarray(value)
         if value.dtype.kind not in _KINDS:
             return value.copy()
         from firepot.tensor import node_of, outside_trace, wrap
@@ -82,7 +93,7 @@ def to_tensors(value: Any) -> Any:
         return {key: to_tensors(part) for key, part in value.items()}
     if isinstance(value, tuple):
         parts = [to_tensors(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        return type(value)(*parts) if hasattr(value, "_fields") else parts
     return [to_tensors(part) for part in value] if isinstance(value, list) else value
 
 

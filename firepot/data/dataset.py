@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
-from firepot.data.randomness import generator_of, seed_of
+import numpy as np
+
+from firepot.data.randomness import seed_of
 
 Sample_co = TypeVar("Sample_co", covariant=True)
 
@@ -43,12 +45,19 @@ class IterableDataset(Dataset[Sample_co]):
     def __iter__(self) -> Iterator[Sample_co]:
         raise NotImplementedError(f"{type(self).__name__} needs a method __iter__()")
 
+    def __add__(self, other: Dataset[Any]) -> ChainDataset:  # type: ignore[override]
+        return ChainDataset([self, other])
+
 
 class TensorDataset(Dataset[tuple[Any, ...]]):
     """Slices of tensors (or NumPy arrays) along their first axis: sample i is (a[i], b[i], ...).
 
-    >>> dataset = TensorDataset(images, labels)
-    >>> image, label = dataset[0]
+    ValueError where the first axes differ.
+
+    >>> dataset = TensorDataset(fp.zeros(5, 28, 28), fp.arange(5))
+    >>> image, label = dataset[3]
+    >>> image.shape, label
+    ((28, 28), tensor(3))
     """
 
     def __init__(self, *tensors: Any) -> None:
@@ -63,16 +72,14 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
     def _as_arrays(self) -> list[Any]:
         # Read out once: indexing a tensor compiles and runs a program, indexing an array does not.
         if self._arrays is None:
-            import numpy as np
-
             self._arrays = [t if isinstance(t, np.ndarray) else t.detach().numpy() for t in self.tensors]
         return self._arrays
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
         return tuple(t[index] for t in self.tensors)
 
-    def batch(self, indices: Sequence[int]) -> tuple[Any, ...]:
-        return tuple(array[list(indices)] for array in self._as_arrays())
+    def batch(self, indices: Sequence[int]) -> list[Any]:
+        return [array[list(indices)] for array in self._as_arrays()]
 
     def __len__(self) -> int:
         return len(self.tensors[0])
@@ -104,7 +111,7 @@ class ConcatDataset(Dataset[Any]):
         if not self.datasets:
             raise ValueError("ConcatDataset: give at least one data set")
         if any(isinstance(d, IterableDataset) for d in self.datasets):
-            raise TypeError("ConcatDataset: an IterableDataset has no indices; chain it in an __iter__ of your own")
+            raise TypeError("ConcatDataset: an IterableDataset has no indices; use ChainDataset")
         self.cumulative_sizes = list(accumulate(len(d) for d in self.datasets))  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> Any:
@@ -119,25 +126,51 @@ class ConcatDataset(Dataset[Any]):
         return self.cumulative_sizes[-1]
 
 
+class ChainDataset(IterableDataset[Any]):
+    """Several streams one after the other.
+
+    >>> chained = ChainDataset([first, second])  # the same as first + second
+    """
+
+    def __init__(self, datasets: Iterable[Dataset[Any]]) -> None:
+        self.datasets = list(datasets)
+        for dataset in self.datasets:
+            if not isinstance(dataset, IterableDataset):
+                raise TypeError(f"ChainDataset: chains IterableDatasets, got a {type(dataset).__name__}")
+
+    def __iter__(self) -> Iterator[Any]:
+        for dataset in self.datasets:
+            yield from dataset  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        lengths: list[int] = [len(dataset) for dataset in self.datasets]  # type: ignore[arg-type]
+        return sum(lengths)
+
+
 def random_split(dataset: Dataset[Any], lengths: Sequence[int | float], generator: Any = None) -> list[Subset[Any]]:
     """Divides a data set at random into parts of the given lengths, or the given fractions, which sum to one.
 
-    >>> train, test = random_split(dataset, [0.8, 0.2], generator=0)
-
     `generator` is a firepot.Generator, a seed, or None for the default generator. The same seed gives the
     same parts. Raises ValueError if the lengths do not sum to the length of the data set.
+
+    >>> train, test = random_split(TensorDataset(fp.arange(10)), [0.8, 0.2], generator=0)
+    >>> len(train), len(test)
+    (8, 2)
     """
     size = len(dataset)  # type: ignore[arg-type]
+    if not lengths or min(lengths) < 0:
+        raise ValueError(f"random_split: lengths must be numbers of 0 or more, got {list(lengths)}")
     counts = [int(n) for n in lengths]
-    if math.isclose(sum(lengths), 1) and sum(lengths) <= 1 + 1e-9 and any(isinstance(n, float) for n in lengths):
+    if math.isclose(sum(lengths), 1) and any(isinstance(n, float) for n in lengths):
         counts = [math.floor(size * fraction) for fraction in lengths]
         for part in range(size - sum(counts)):  # what rounding down left goes to the first parts, one each
             counts[part % len(counts)] += 1
     if sum(counts) != size:
         raise ValueError(
-            f"random_split: the lengths {list(lengths)} sum to {sum(counts)}, the data set has {size} samples"
+            f"random_split: the lengths {list(lengths)} sum to {sum(lengths)}; expected {size}, the samples of the "
+            "data set, or fractions that sum to 1"
         )
-    order = generator_of(seed_of(generator)).permutation(size).tolist()
+    order = np.random.default_rng(seed_of(generator)).permutation(size).tolist()
     ends = list(accumulate(counts))
     return [Subset(dataset, order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firepot.data.collate import collate_arrays, to_tensors
 from firepot.data.dataset import IterableDataset
-from firepot.data.pool import WorkerPool, default_context
 from firepot.data.randomness import seed_of, using
 from firepot.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from firepot.data.worker import ORDER_STREAM, Maker
+
+if TYPE_CHECKING:
+    from firepot.data.pool import WorkerPool
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -24,9 +26,12 @@ def _as_it_is(sample: Any) -> Any:
 class DataLoader:
     """Batches of `dataset`: an iterable, one epoch an iteration.
 
-    >>> loader = DataLoader(dataset, batch_size=128, shuffle=True, num_workers=2)
-    >>> for images, labels in loader:
-    ...     step(images, labels)
+    >>> dataset = fp.data.TensorDataset(fp.arange(6.0).reshape(6, 1), fp.arange(6))
+    >>> loader = fp.data.DataLoader(dataset, batch_size=4)
+    >>> for x, label in loader:
+    ...     print(x.shape, label)
+    (4, 1) tensor([0, 1, 2, 3])
+    (2, 1) tensor([4, 5])
 
     Arguments as PyTorch's, with its defaults:
 
@@ -44,12 +49,16 @@ class DataLoader:
     - prefetch_factor: batches made ahead by each worker (2).
     - persistent_workers: keep the processes from one epoch to the next.
 
-    `pin_memory` is accepted and has nothing to do on a CPU.
+    `pin_memory` and `pin_memory_device` are accepted and have nothing to do on a CPU; batches always come in
+    order, whatever `in_order` says.
 
     The order, and what data sets draw from `sample_random()`, depend on the seed and the epoch only, not on
     the number of workers. `state_dict()` in the middle of an epoch and `load_state_dict()` in another process
     go on with the very next batch. For that, a data set with indices makes nothing twice; an IterableDataset
     is read again from its start.
+
+    Raises ValueError for settings that do not go together and for an empty data set. An exception in a worker is raised
+    here, with the worker's traceback.
     """
 
     def __init__(
@@ -59,7 +68,8 @@ class DataLoader:
         pin_memory: bool = False, drop_last: bool = False, timeout: float = 0,
         worker_init_fn: Callable[[int], None] | None = None, multiprocessing_context: Any = None,
         generator: Any = None,
-        *, prefetch_factor: int | None = None, persistent_workers: bool = False,
+        *, prefetch_factor: int | None = None, persistent_workers: bool = False, pin_memory_device: str = "",
+        in_order: bool = True,
     ) -> None:  # fmt: skip
         if num_workers < 0:
             raise ValueError(f"DataLoader: num_workers must be 0 or more, got {num_workers}")
@@ -80,8 +90,14 @@ class DataLoader:
             raise ValueError(
                 "DataLoader: an IterableDataset has an order of its own: no shuffle, sampler or batch_sampler"
             )
-        if not self._stream and not len(dataset) and sampler is None and batch_sampler is None:
-            raise ValueError("DataLoader: the data set is empty")
+        if not self._stream and sampler is None and batch_sampler is None:
+            if not hasattr(dataset, "__len__"):
+                raise TypeError(
+                    f"DataLoader: {type(dataset).__name__} has no __len__; define it, or pass a sampler, or make it "
+                    "an IterableDataset"
+                )
+            if not len(dataset):
+                raise ValueError("DataLoader: the data set is empty")
         if batch_size is not None and batch_sampler is None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"DataLoader: batch_size must be a positive integer or None, got {batch_size!r}")
 
@@ -129,8 +145,8 @@ class DataLoader:
         """Where the loader is: plain numbers, fit for JSON. Counts the batches that were handed out."""
         if self._resume is not None:
             return dict(self._resume)
-        if self._running is not None and not self._running.finished:
-            return self._running.state()
+        if self._running is not None and not self._running.complete:
+            return self._running.state()  # also of an epoch that an error or an interrupt has ended
         return {"seed": None, "epoch": self._epoch, "batches": 0, "sampler": None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -166,6 +182,8 @@ class DataLoader:
         return _as_it_is if self.batch_size is None and self.batch_sampler is None else collate_arrays
 
     def _workers(self, seed: int) -> WorkerPool:
+        from firepot.data.pool import WorkerPool, default_context
+
         if self._pool is not None and not self._pool.closed:
             return self._pool
         context = self.multiprocessing_context
@@ -177,14 +195,7 @@ class DataLoader:
             context = get_context(context)
         default = self.collate_fn is None
         pool = WorkerPool(
-            self.dataset,
-            self._collate(),
-            default,
-            self.worker_init_fn,
-            self.num_workers,
-            seed,
-            context,
-            default,
+            self.dataset, self._collate(), default, self.worker_init_fn, self.num_workers, seed, context, default
         )
         if self.persistent_workers:
             self._pool = pool
@@ -203,7 +214,8 @@ class _Epoch:
         given = resume.get("seed")
         self._seed = seed_of(loader.generator) if given is None else int(given)
         self.epoch = loader._epoch
-        self.finished = False
+        self.finished = False  # nothing more will come
+        self.complete = False  # everything came
         own = loader._own_generator()
         if own is not None and resume.get("sampler") is not None:
             own.bit_generator.state = resume["sampler"]
@@ -253,7 +265,8 @@ class _Epoch:
             raise StopIteration
         try:
             batch = self._made_here() if self._pool is None else self._from_workers(self._pool)
-        except BaseException:  # also the end, and Ctrl-C: in each case the workers have nothing left to do
+        except BaseException as error:  # also the end, and Ctrl-C: in each case the workers have nothing left to do
+            self.complete = isinstance(error, StopIteration)
             self.close()
             raise
         self._delivered += 1

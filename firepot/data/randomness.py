@@ -25,9 +25,14 @@ _current = _Current()
 def sample_random() -> np.random.Generator:
     """The generator to draw this sample's randomness from.
 
-    >>> class Noisy(Dataset):
+    >>> class Noisy(fp.data.Dataset):
     ...     def __getitem__(self, index):
-    ...         return self.images[index] + sample_random().normal(size=(28, 28))
+    ...         return index + fp.data.sample_random().normal(size=2)
+    ...     def __len__(self):
+    ...         return 10
+    >>> (a,), (b,) = (list(fp.data.DataLoader(Noisy(), 10, num_workers=n, generator=3)) for n in (0, 1))
+    >>> fp.equal(a, b)
+    True
 
     Outside a DataLoader it is one generator a process, seeded by the operating system.
     """

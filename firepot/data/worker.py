@@ -11,15 +11,16 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
-from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firepot.data.dataset import IterableDataset, batch_function
 from firepot.data.randomness import keyed
+
+if TYPE_CHECKING:  # the import takes a twentieth of `import firepot`, and is needed only with workers
+    from multiprocessing.connection import Connection
+    from multiprocessing.shared_memory import SharedMemory
 
 _ALIGNMENT = 64
 # How the keys of the order, of a sample and of a whole batch stay apart: the third number of each.
@@ -163,6 +164,8 @@ class Segments:
             return self._all[fitting[0]]
         if self._free:  # too small: batches have grown
             self._release(self._free.pop())
+        from multiprocessing.shared_memory import SharedMemory
+
         _check_room(size)
         segment = SharedMemory(create=True, size=size)
         self._all[segment.name] = segment
@@ -195,6 +198,11 @@ def run_worker(
     init: Callable[[int], None] | None, number: int, count: int, seed: int,
 ) -> None:  # fmt: skip
     """The whole life of a worker: ends when the loader says so, or is gone."""
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    from firepot.ops.random import manual_seed
+
     # Ctrl-C reaches the whole group of processes; the loader ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -202,6 +210,7 @@ def run_worker(
     _Process.info = WorkerInfo(number, count, seed, dataset)
     random.seed(seed)
     np.random.seed(seed & (2**32 - 1))
+    manual_seed(seed)  # or all forks would draw the same numbers
     segments = Segments()
     parent = parent_process()
     watched: list[Any] = [connection] if parent is None else [connection, parent.sentinel]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 from firepot.graph.dtypes import DType
@@ -28,19 +28,27 @@ class Primitive:
     name       what `FIREPOT_DEBUG` and error messages call it
     infer      shape and dtype of the result; the public operation has checked the inputs already
     vjp        gradient of the inputs given the gradient of the result, as nodes; None where there is none
+    batch      the same on many examples at once: inputs and result with a leading dimension over them
+    identity   whether the result is the first input, once derivatives have been taken
 
-    and one of the four ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element),
-    View.index (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own).
+    and one of the ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element), View.index
+    (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own), Composite.expand (other nodes).
     """
 
     name: str = ""
     differentiable: bool = True
+    identity: bool = False
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         raise NotImplementedError
 
     def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
         raise NotImplementedError(f"{self.name} has no derivative")
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        """`node` computed for every example: the inputs marked in `batched` have a leading dimension of
+        `batching.size`, as the result must have. At least one input has it."""
+        raise NotImplementedError(f"{self.name} has no batching rule")
 
     def __call__(self, *inputs: Node, params: tuple[Hashable, ...] = ()) -> Node:
         return apply(self, inputs, params)
@@ -59,6 +67,9 @@ class Elementwise(Primitive):
         """The loop-level expression of one element."""
         raise NotImplementedError
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, batching.spread(inputs, batched), node.params)
+
 
 class View(Primitive):
     """A result whose every element is an element of the input, or a constant: nothing but index arithmetic."""
@@ -72,6 +83,42 @@ class View(Primitive):
 
     def fill(self, node: Node) -> bool | int | float:
         return 0
+
+
+class Identity(View):
+    """The input itself, marked for a transform. The compiler never sees it."""
+
+    identity = True
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, inputs[0].dtype
+
+    def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
+        return index, ()
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return inputs[0]
+
+
+class Batching(Protocol):
+    """What a batching rule may ask: transforms.batch.Batch."""
+
+    size: int
+
+    def spread(self, inputs: Sequence[Node], batched: Sequence[bool]) -> tuple[Node, ...]:
+        """All inputs with the leading dimension; those without are repeated."""
+        ...
+
+
+class Composite(Primitive):
+    """An operation made of other primitives, kept as one node because its derivative is known in a better form.
+
+    The compiler sees only what `expand` gives.
+    """
+
+    def expand(self, inputs: tuple[Node, ...], node: Node) -> Node:
+        """The same value out of other primitives; `inputs` stand for the node's own."""
+        raise NotImplementedError
 
 
 class Opaque(Primitive):
@@ -207,26 +254,52 @@ class _Data(Primitive):
         raise TypeError("data nodes are made by graph.node.data")
 
 
-class _Variable(View):
+class _Variable(Identity):
     """The identity that marks a leaf of differentiation: gradients collect here and go no further."""
 
     name = "variable"
 
-    def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
-        return index, ()
 
-
-class _Detach(View):
+class _Detach(Identity):
     """The identity through which no gradient flows."""
 
     name = "detach"
     differentiable = False
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return detach(inputs[0])
+
+
+class _Mark(Identity):
+    """The identity that a functional transform differentiates by: gradients are collected here and also go on, to
+    what an outer transform differentiates by. Never interned, so that two transforms never share one."""
+
+    name = "mark"
+
+    def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
+        return (g,)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return mark(inputs[0], node.requires_grad)
+
+
+class _Barrier(View):
+    """The first input once more, computed anew after the second: what is computed from it meets nothing that was
+    computed before. The second input only has to exist first."""
+
+    name = "barrier"
+
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return inputs[0].shape, inputs[0].dtype
 
+    def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
+        return (g, None)
+
     def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
         return index, ()
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return barrier(batching.spread(inputs[:1], batched[:1])[0], inputs[1])
 
 
 class _Severed(Primitive):
@@ -242,6 +315,8 @@ data_primitive = _Data()
 severed_primitive = _Severed()
 variable = _Variable()
 detach_primitive = _Detach()
+mark_primitive = _Mark()
+barrier_primitive = _Barrier()
 
 
 def data(shape: Shape, dtype: DType, buffer: Any = None) -> Node:
@@ -266,6 +341,30 @@ def leaf(value: Node) -> Node:
     return node
 
 
+def example(like: Node, shape: Shape) -> Node:
+    """A placeholder for one example of `like`, of the shape given, in a function that vmap runs once for all."""
+    return Node(data_primitive, (), (), shape, like.dtype, like.requires_grad)
+
+
+def mark(value: Node, requires_grad: bool = True) -> Node:
+    """A new node with the value of another: a place to differentiate by, or where a recomputed part begins."""
+    node = Node(mark_primitive, (value,), (), value.shape, value.dtype, requires_grad)
+    node.buffer = value.buffer
+    return node
+
+
+def barrier(value: Node, after: Node) -> Node:
+    """`value`, not to be identified with what was computed before `after`."""
+    return apply(barrier_primitive, (value, after))
+
+
+def viewed(node: Node) -> Node | None:
+    """The one node that a view shows; None where there is none, or several."""
+    if not isinstance(node.primitive, View) or not node.inputs:
+        return None
+    return node.inputs[0] if len(node.inputs) == 1 or node.primitive is barrier_primitive else None
+
+
 def detach(value: Node) -> Node:
     """The same value, out of reach of derivatives."""
     if not value.requires_grad:
@@ -274,6 +373,11 @@ def detach(value: Node) -> Node:
     if value.buffer is not None and node.buffer is None:
         node.realise(value.buffer)
     return node
+
+
+def unchanged(value: Node) -> Node:
+    """The input of an operation that changes nothing, as its result: under no_grad without history."""
+    return value if grad_mode.enabled or not value.requires_grad else detach(value)
 
 
 def topological(outputs: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:

@@ -6,17 +6,18 @@ for each outer point (`Reduce`) or writes an expression to memory (`Store`). Exp
 subtrees are the same object) of loads, element-wise operations and the values of earlier reductions, so a
 softmax over rows is one Nest: Reduce max, Reduce sum of exp, Store the quotient.
 
-All sizes are static. Positions are `Index` sums over axes, in elements from the start of an operand.
+All sizes are static. Positions are `Index` sums over axes, in elements from the start of an operand. `print(nest)`
+shows a nest as a person would write it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
 from firepot.graph.dtypes import DType
-from firepot.graph.index import Axis, Index
+from firepot.graph.index import Atom, Axis, Computed, Index, Quotient, Remainder
 
 
 class Expr:
@@ -177,6 +178,9 @@ class Nest:
     stages: tuple[Stage, ...]
     operands: tuple[tuple[DType, int], ...]
 
+    def __str__(self) -> str:
+        return _Listing(self).text()
+
 
 # name -> (operands, what it computes). Unless said otherwise all operands and the result share one dtype.
 # Floating point follows IEEE 754 and C99 Annex F: no fast-math assumption about NaN, infinity or signed zero.
@@ -211,6 +215,12 @@ OPERATIONS: dict[str, tuple[int, str]] = {
     "cast": (1, "to the Op's dtype: float → integer truncates and saturates with NaN → 0; to bool is != 0"),
     "bitcast": (1, "the same bits under another dtype of the same size"),
     "nextafter": (2, ""), "copysign": (2, ""), "hypot": (2, ""),
+    "zeta": (2, "Hurwitz's zeta(s, q)"), "gcd": (2, "the greatest common divisor of integers, not negative"),
+    "igamma": (2, "the regularised lower incomplete gamma function P(a, x)"), "igammac": (2, "1 − P(a, x)"),
+    # Orthogonal polynomials: (x, degree), both floating.
+    "chebyshev_polynomial_t": (2, ""), "chebyshev_polynomial_u": (2, ""), "chebyshev_polynomial_v": (2, ""),
+    "chebyshev_polynomial_w": (2, ""), "hermite_polynomial_h": (2, ""), "hermite_polynomial_he": (2, ""),
+    "laguerre_polynomial_l": (2, ""), "legendre_polynomial_p": (2, ""),
     # (key: uint64, counter: uint64) -> uint32: one word of Philox 4x32-10. Word counter % 4 of the block
     # whose 128-bit counter is (counter // 4, 0) under the 64-bit key.
     # Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
@@ -227,3 +237,131 @@ def arguments(expr: Expr) -> Sequence[Expr]:
     if isinstance(expr, CheckedIndex):
         return (expr.value,)
     return ()
+
+
+# -- nests as text ---------------------------------------------------------------------------------------------------
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">",
+          "ge": ">="}  # fmt: skip
+
+
+def _indices(expr: Expr) -> Iterator[Index]:
+    """The positions that stand in an expression itself."""
+    if isinstance(expr, Load):
+        yield expr.offset
+    elif isinstance(expr, Position):
+        yield expr.index
+    elif isinstance(expr, Guard):
+        for index, _ in expr.conditions:
+            yield index
+
+
+def _computed(index: Index) -> Iterator[Expr]:
+    """The expressions that a position is computed from."""
+    for atom, _ in index.terms:
+        if isinstance(atom, Computed):
+            yield atom.value
+        elif isinstance(atom, (Quotient, Remainder)):
+            yield from _computed(atom.value)
+
+
+class _Listing:
+    """A nest as lines of text.
+
+    p0, p1, … are the operands, r0, r1, … the folds, e0, e1, … the expressions that are used more than once; each is
+    written where it is first used.
+    """
+
+    def __init__(self, nest: Nest) -> None:
+        self.nest = nest
+        self.lines: list[str] = []
+        self.names: dict[int, str] = {}
+        self.uses: dict[int, int] = {}
+        for stage in nest.stages:
+            self._count(stage.value)
+            if isinstance(stage, Store):
+                for expr in _computed(stage.offset):
+                    self._count(expr)
+
+    def text(self) -> str:
+        operands = ", ".join(f"p{i}: {dtype.name}[{length}]" for i, (dtype, length) in enumerate(self.nest.operands))
+        indent = "  "
+        for axis in self.nest.axes:
+            self.lines.append(f"{indent}for {axis} < {axis.size}:")
+            indent += "  "
+        body, self.lines = self.lines, []
+        for stage in self.nest.stages:
+            over = ", ".join(f"{axis} < {axis.size}" for axis in stage.axes)
+            value = _bare(self._shown(stage.value))
+            if isinstance(stage, Reduce):
+                name = self.names[id(stage)] = f"r{sum(n[0] == 'r' for n in self.names.values())}"
+                self.lines.append(f"{name} = {stage.combine}[{over}] {value}")
+            else:
+                target = f"p{stage.operand}[{self._index(stage.offset)}] = {value}"
+                self.lines.append(f"for {over}: {target}" if over else target)
+        return "\n".join([f"nest({operands})", *body, *(indent + line for line in self.lines)])
+
+    def _count(self, expr: Expr) -> None:
+        self.uses[id(expr)] = self.uses.get(id(expr), 0) + 1
+        if self.uses[id(expr)] > 1:
+            return
+        for part in arguments(expr):
+            self._count(part)
+        for index in _indices(expr):
+            for part in _computed(index):
+                self._count(part)
+
+    def _shown(self, expr: Expr) -> str:
+        """The expression, by its name if it is used more than once."""
+        found = self.names.get(id(expr))
+        if found is not None:
+            return found
+        written = self._written(expr)
+        if self.uses[id(expr)] < 2 or not isinstance(expr, (Op, Guard, CheckedIndex)):
+            return written
+        name = self.names[id(expr)] = f"e{sum(n[0] == 'e' for n in self.names.values())}"
+        self.lines.append(f"{name} = {_bare(written)}")
+        return name
+
+    def _written(self, expr: Expr) -> str:
+        if isinstance(expr, Const):
+            return str(expr.value)
+        if isinstance(expr, Load):
+            return f"p{expr.operand}[{self._index(expr.offset)}]"
+        if isinstance(expr, Position):
+            return f"{expr.dtype.name}({self._index(expr.index)})"
+        if isinstance(expr, Reduced):
+            return self.names[id(expr.stage)]
+        if isinstance(expr, Finished):
+            return "product"
+        if isinstance(expr, CheckedIndex):
+            return f"check({_bare(self._shown(expr.value))}, {expr.size})"
+        if isinstance(expr, Guard):
+            inside = " and ".join(f"0 <= {self._index(index)} < {size}" for index, size in expr.conditions)
+            return f"({self._shown(expr.value)} if {inside} else {self._shown(expr.fill)})"
+        assert isinstance(expr, Op)
+        parts = [self._shown(a) for a in expr.args]
+        if expr.name in _INFIX:
+            return f"({parts[0]} {_INFIX[expr.name]} {parts[1]})"
+        name = {"cast": expr.dtype.name, "bitcast": f"bits_as_{expr.dtype.name}"}.get(expr.name, expr.name)
+        return f"{name}({', '.join(map(_bare, parts))})"
+
+    def _index(self, index: Index) -> str:
+        parts = [self._atom(atom) if c == 1 else f"{c}*{self._atom(atom)}" for atom, c in index.terms]
+        if index.constant or not parts:
+            parts.append(str(index.constant))
+        return " + ".join(parts).replace("+ -", "- ")
+
+    def _atom(self, atom: Atom) -> str:
+        if isinstance(atom, Computed):
+            return self._shown(atom.value)
+        if isinstance(atom, (Quotient, Remainder)):
+            value = self._index(atom.value)
+            sign = "//" if isinstance(atom, Quotient) else "%"
+            return f"({value if ' ' not in value else f'({value})'} {sign} {atom.divisor})"
+        return str(atom)
+
+
+def _bare(text: str) -> str:
+    """Without the parentheses around the whole."""
+    return text[1:-1] if text.startswith("(") else text

@@ -9,9 +9,13 @@ from firepot.nn.module import Module, Parameter
 
 
 class Sequential(Module):
-    """Modules applied one after another.
+    """Modules applied one after another; given as arguments, or as an ordered dict of names.
+
+    Indexing gives a module, slicing another Sequential.
 
     >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> model[:2](fp.randn(5, 784)).shape
+    (5, 100)
     """
 
     def __init__(self, *args: Any) -> None:
@@ -46,7 +50,12 @@ class Sequential(Module):
 
 
 class ModuleList(Module):
-    """A list whose modules are submodules."""
+    """A list whose modules are submodules, named by their numbers.
+
+    >>> layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+    >>> len(layers), len(list(layers.parameters()))
+    (3, 6)
+    """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
@@ -76,7 +85,12 @@ class ModuleList(Module):
 
 
 class ModuleDict(Module):
-    """A dict whose modules are submodules."""
+    """A dict whose modules are submodules, named by their keys.
+
+    >>> heads = nn.ModuleDict({"digit": nn.Linear(8, 10), "parity": nn.Linear(8, 2)})
+    >>> heads["parity"](fp.randn(3, 8)).shape
+    (3, 2)
+    """
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         super().__init__()
@@ -115,7 +129,11 @@ class ModuleDict(Module):
 
 
 class ParameterList(Module):
-    """A list whose tensors are parameters."""
+    """A list whose tensors are parameters, named by their numbers.
+
+    >>> len(list(nn.ParameterList([fp.ones(2), fp.ones(3)]).parameters()))
+    2
+    """
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         super().__init__()
@@ -134,3 +152,51 @@ class ParameterList(Module):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._parameters.values())
+
+
+class ParameterDict(Module):
+    """A dict whose tensors are parameters."""
+
+    def __init__(self, parameters: Any = None) -> None:
+        super().__init__()
+        self.update(parameters or {})
+
+    def update(self, parameters: Any) -> None:
+        for name, value in parameters.items() if isinstance(parameters, (Mapping, ParameterDict)) else parameters:
+            self[name] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.register_parameter(key, value if value is None or isinstance(value, Parameter) else Parameter(value))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._parameters[key]
+
+    def __delitem__(self, key: str) -> None:
+        del self._parameters[key]
+
+    def pop(self, key: str) -> Any:
+        return self._parameters.pop(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._parameters.get(key, default)
+
+    def clear(self) -> None:
+        self._parameters.clear()
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._parameters
+
+    def keys(self) -> Any:
+        return self._parameters.keys()
+
+    def values(self) -> Any:
+        return self._parameters.values()
+
+    def items(self) -> Any:
+        return self._parameters.items()

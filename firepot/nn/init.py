@@ -100,6 +100,34 @@ def eye_(tensor: Tensor) -> Tensor:
 
 
 @no_grad
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Convolution weights (out, in, *K) that pass as many input channels on as they can."""
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError(f"dirac_: only tensors with 3, 4 or 5 dimensions are supported, got {list(tensor.shape)}")
+    if tensor.shape[0] % groups:
+        raise ValueError(f"dirac_: dim 0 of {list(tensor.shape)} must be divisible by groups {groups}")
+    out = tensor.shape[0] // groups
+    each = ops.eye(out, tensor.shape[1], dtype=tensor.dtype)
+    values = ops.cat([each] * groups, 0).reshape(*tensor.shape[:2], *[1] * (tensor.ndim - 2))
+    for d in range(2, tensor.ndim):
+        size = tensor.shape[d]
+        middle = (ops.arange(size) == size // 2).to(tensor.dtype)
+        values = values * middle.reshape([-1 if k == d else 1 for k in range(tensor.ndim)])
+    return tensor.copy_(values)
+
+
+@no_grad
+def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
+    """Normal numbers, of which a share of each column is zero. Martens (2010)."""
+    if tensor.ndim != 2:
+        raise ValueError(f"sparse_: only tensors with 2 dimensions are supported, got {list(tensor.shape)}")
+    rows = tensor.shape[0]
+    order = ops.argsort(ops.rand(tensor.shape, generator=generator), 0)
+    drawn = ops.randn(tensor.shape, generator=generator, dtype=tensor.dtype) * std
+    return tensor.copy_(ops.where(order < math.ceil(sparsity * rows), 0.0, drawn))
+
+
+@no_grad
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """A random orthogonal matrix (Gram and Schmidt through NumPy's QR). Saxe et al. (2013)."""
     import numpy as np

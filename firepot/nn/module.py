@@ -10,6 +10,7 @@ from typing import Any
 from firepot.graph.dtypes import DType
 from firepot.graph.node import detach
 from firepot.tensor import (
+    Device,
     Same,
     Tensor,
     depend_on,
@@ -23,7 +24,13 @@ from firepot.tensor import (
 
 
 class Parameter(Tensor):
-    """A tensor that a Module trains: assigned to a module's attribute, it becomes one of its parameters."""
+    """A tensor that a Module trains: assigned to a module's attribute, it becomes one of its parameters.
+
+    A leaf that requires grad, with the value of `data` (floating point).
+
+    >>> nn.Parameter(fp.zeros(2)).requires_grad
+    True
+    """
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
         super().__init__(detach(data._node))
@@ -103,6 +110,9 @@ class Module:
     ...         self.layer = nn.Linear(4, 2)
     ...     def forward(self, x):
     ...         return self.layer(x).relu()
+    >>> net = Net()
+    >>> net(fp.randn(3, 4)).shape, list(net.state_dict())
+    ((3, 2), ['layer.weight', 'layer.bias'])
     """
 
     def __init__(self) -> None:
@@ -337,9 +347,14 @@ class Module:
                 p.grad.zero_()
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Convert floating parameters and buffers to a dtype; the device can only be the CPU."""
+        """Convert floating parameters and buffers to a dtype. RuntimeError for a device that is not the CPU."""
+        for device in (*(a for a in args if isinstance(a, (str, Device))), kwargs.get("device")):
+            if device is not None:
+                Device(device)
         dtype = kwargs.get("dtype") or next((a for a in args if isinstance(a, DType)), None)
         if dtype is not None:
+            for m in self.modules():
+                m._dtype_asked(dtype)
             for t in [*self.parameters(), *self.buffers()]:
                 if t.dtype.kind == "f" and t.dtype is not dtype:
                     _convert(t, dtype)
@@ -399,6 +414,8 @@ class Module:
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Take over parameters and buffers by name. Raises RuntimeError listing what does not fit."""
+        for path, m in self.named_modules():
+            m._before_loading(state_dict, f"{path}." if path else "")
         own = self.state_dict(keep_vars=True)
         missing = [k for k in own if k not in state_dict]
         unexpected = [k for k in state_dict if k not in own]
@@ -419,6 +436,12 @@ class Module:
                 if k in state_dict:
                     t.copy_(state_dict[k])
         return IncompatibleKeys(missing, unexpected)
+
+    def _before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """What a layer whose sizes are still open does with a state that has them."""
+
+    def _dtype_asked(self, dtype: DType) -> None:
+        """What a layer whose parameters are still to come does with the dtype they shall have."""
 
     def extra_repr(self) -> str:
         return ""

@@ -203,8 +203,9 @@ def sub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
     return wrap(ew.sub(a, _weighted(b, alpha, "sub")))
 
 
-def rsub(input: Operand, other: Operand) -> Tensor:
-    return sub(other, input)
+def rsub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
+    """other − alpha · input."""
+    return sub(other, input, alpha=alpha)
 
 
 mul = _binary("mul", "mul", "input · other.")
@@ -339,6 +340,7 @@ def neg(input: Operand) -> Tensor:
 
 
 def positive(input: Tensor) -> Tensor:
+    """The input as it is."""
     return input
 
 
@@ -375,22 +377,27 @@ def frac(input: Tensor) -> Tensor:
 
 
 def square(input: Operand) -> Tensor:
+    """input²."""
     return pow(input, 2)
 
 
 def isnan(input: Operand) -> Tensor:
+    """Whether each element is NaN."""
     return _predicate("isnan", input)
 
 
 def isinf(input: Operand) -> Tensor:
+    """Whether each element is ∞ or −∞."""
     return _predicate("isinf", input)
 
 
 def isfinite(input: Operand) -> Tensor:
+    """Whether each element is neither infinite nor NaN."""
     return _predicate("isfinite", input)
 
 
 def signbit(input: Operand) -> Tensor:
+    """Whether each element's sign is set; −0.0 and negative NaN too."""
     return _predicate("signbit", input)
 
 
@@ -403,25 +410,30 @@ def _truth(node: Node) -> Node:
 
 
 def logical_not(input: Operand) -> Tensor:
+    """Whether each element is zero."""
     return wrap(ew.unary("not", _truth(node_of(input))))
 
 
 def logical_and(input: Operand, other: Operand) -> Tensor:
+    """Whether both elements are other than zero."""
     a, b = operands("logical_and", wrap(_truth(node_of(input))), wrap(_truth(node_of(other))))
     return wrap(ew.and_(a, b))
 
 
 def logical_or(input: Operand, other: Operand) -> Tensor:
+    """Whether one element is other than zero."""
     a, b = operands("logical_or", wrap(_truth(node_of(input))), wrap(_truth(node_of(other))))
     return wrap(ew.or_(a, b))
 
 
 def logical_xor(input: Operand, other: Operand) -> Tensor:
+    """Whether exactly one element is other than zero."""
     a, b = operands("logical_xor", wrap(_truth(node_of(input))), wrap(_truth(node_of(other))))
     return wrap(ew.binary("xor", a, b))
 
 
 def bitwise_not(input: Operand) -> Tensor:
+    """Each bit turned over, of integers or bools (TypeError else)."""
     x = node_of(input)
     if x.dtype.kind == "f":
         raise TypeError(f"bitwise_not (~): expected integers or bools, got {x.dtype.name}")
@@ -435,7 +447,8 @@ def where(condition: Operand, input: Operand = None, other: Operand = None) -> A
 
         return nonzero(condition, as_tuple=True)
     c = _truth(node_of(condition))
-    a, b = operands("where", input, other)
+    given = [input if isinstance(input, Tensor) else wrap(node_of(input, promoted((input, other)))), other]
+    a, b = operands("where", *given, dtype=promoted((input, other)))
     from firepot.ops.broadcast import broadcast_shapes
 
     shape = broadcast_shapes(c.shape, a.shape, what="where")
@@ -463,10 +476,12 @@ clip = clamp
 
 
 def clamp_min(input: Operand, min: Operand) -> Tensor:
+    """The larger of input and min."""
     return clamp(input, min=min)
 
 
 def clamp_max(input: Operand, max: Operand) -> Tensor:
+    """The smaller of input and max."""
     return clamp(input, max=max)
 
 
@@ -566,10 +581,12 @@ def logit(input: Operand, eps: float | None = None) -> Tensor:
 
 
 def deg2rad(input: Operand) -> Tensor:
+    """Degrees as radians."""
     return mul(input, math.pi / 180)
 
 
 def rad2deg(input: Operand) -> Tensor:
+    """Radians as degrees."""
     return mul(input, 180 / math.pi)
 
 
@@ -583,6 +600,8 @@ def sinc(input: Operand) -> Tensor:
 
 def isclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """|input − other| ≤ atol + rtol · |other|."""
+    if rtol < 0 or atol < 0:
+        raise RuntimeError(f"isclose: rtol and atol must not be negative, got {rtol} and {atol}")
     a, b = operands("isclose", input, other)
     same = eq(wrap(a), wrap(b))
     if a.dtype.kind != "f":
@@ -594,6 +613,7 @@ def isclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e
 
 
 def allclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether |input − other| ≤ atol + rtol · |other| everywhere, as a Python bool: computes the values."""
     from firepot.ops.reduction import all as all_
 
     return bool(all_(isclose(input, other, rtol, atol, equal_nan)))

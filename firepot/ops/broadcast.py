@@ -34,17 +34,20 @@ def promoted(values: Sequence[Any]) -> DType:
     return result_type(tensors, scalars)
 
 
-def broadcast_shapes(*shapes: Sequence[int], what: str = "broadcast_shapes") -> Shape:
+def broadcast_shapes(*given: Sequence[int] | int, what: str = "broadcast_shapes") -> Shape:
     """The common shape of operands: sizes are equal or 1, aligned at the last dimension. Raises RuntimeError."""
+    shapes = [(s,) if isinstance(s, int) else s for s in given]
+    if any(size < 0 for s in shapes for size in s):
+        raise RuntimeError(f"{what}: trying to create a tensor with a negative dimension: {[list(s) for s in shapes]}")
     rank = max((len(s) for s in shapes), default=0)
     result = [1] * rank
     for shape in shapes:
         for i, size in enumerate(shape, rank - len(shape)):
             if size != 1:
                 if result[i] not in (1, size):
-                    given = " and ".join(str(list(s)) for s in shapes)
+                    text = " and ".join(str(list(s)) for s in shapes)
                     raise RuntimeError(
-                        f"{what}: shapes {given} cannot be broadcast together; dimension {i} has sizes {result[i]} "
+                        f"{what}: shapes {text} cannot be broadcast together; dimension {i} has sizes {result[i]} "
                         f"and {size}, which must be equal or 1"
                     )
                 result[i] = size
@@ -89,11 +92,16 @@ def plain_pair(what: str, a: Any, b: Any) -> list[Node] | None:
 
 
 def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
-    """Nodes of the promoted (or given) dtype and the common shape."""
+    """Nodes of the promoted (or given) dtype and the common shape.
+
+    Raises: TypeError where all of them are Python numbers, RuntimeError where shapes do not fit.
+    """
     if dtype is None and len(values) == 2:
         pair = plain_pair(what, *values)
         if pair is not None:
             return pair
+    if all(isinstance(v, (bool, int, float)) for v in values):
+        raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     target = dtype if dtype is not None else promoted(values)
     nodes = [ew.cast(node_of(v), target) if not isinstance(v, (bool, int, float)) else ew.constant(v, target)
              for v in values]  # fmt: skip

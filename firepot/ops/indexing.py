@@ -14,11 +14,12 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather as ga
 from firepot.graph.primitives import views
 from firepot.ops.broadcast import axis_of, broadcast_shapes, expand
+from firepot.ops.reindex import domain_of, read
 from firepot.tensor import Tensor, caller_site, node_of, wrap
 
 __all__ = [
-    "bincount", "gather", "getitem", "index_add", "index_copy", "index_fill", "index_put", "index_select",
-    "masked_fill", "masked_select", "nonzero", "one_hot", "scatter", "scatter_add", "scatter_reduce",
+    "argwhere", "bincount", "gather", "getitem", "index_add", "index_copy", "index_fill", "index_put", "index_reduce",
+    "index_select", "masked_fill", "masked_scatter", "masked_select", "nonzero", "nonzero_static", "one_hot", "put", "scatter", "scatter_add", "scatter_reduce",
     "setitem", "take", "take_along_dim",
 ]  # fmt: skip
 
@@ -152,6 +153,9 @@ class _Plan:
 
 def getitem(input: Tensor, index: Any) -> Tensor:
     """input[index], with NumPy's and PyTorch's rules for slices, None, …, integers, masks and integer tensors."""
+    domain = domain_of(input, index)
+    if domain is not None:
+        return read(input, index, domain)
     x = input._node
     plan = _Plan(x, index)
     view = plan.viewed(x)
@@ -234,28 +238,69 @@ def _fits(what: str, x: Node, dim: int, index: Node) -> None:
         )
 
 
-def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0, and likewise for the others."""
     x, i = input._node, index._node
-    if not x.shape:
-        return wrap(views.reshape(views.expand(x, i.shape), i.shape))
+    if i.dtype.kind not in "iu":
+        raise RuntimeError(f"gather: the index must hold integers, not {i.dtype.name}; convert it with .long()")
+    if not i.size:  # PyTorch asks nothing of an empty index
+        return wrap(views.reshape(views.slice_(views.reshape(x, (x.size,)), (0,), (0,)), i.shape))
+    if not x.shape or not i.shape:
+        return _as_vectors(gather, input, dim, index)
     d = axis_of(dim, len(x.shape), "gather")
     _fits("gather", x, d, i)
     return wrap(ga.take(x, *_along(x, d, i, "gather")))
 
 
+def _as_vectors(function: Any, input: Tensor, dim: int, index: Tensor, *others: Any) -> Tensor:
+    """A function of 0-d tensors by way of vectors of one element."""
+    axis_of(dim, len(input.shape), function.__name__)
+    if input.ndim > 1 or index.ndim > 1:
+        raise RuntimeError(
+            f"{function.__name__}: index of shape {list(index.shape)} does not fit input {list(input.shape)}"
+        )
+
+    def vector(x: Any) -> Any:
+        return wrap(views.reshape(x._node, (x.numel(),))) if isinstance(x, Tensor) and x.ndim < 2 else x
+
+    result: Tensor = function(vector(input), 0, vector(index), *(vector(o) for o in others))
+    shape = index.shape if function is gather or function is index_select else input.shape
+    return wrap(views.reshape(result._node, () if function is index_select else shape))
+
+
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """gather with the other dimensions broadcast; with dim None, of flattened tensors."""
     if dim is None:
         return gather(
             wrap(views.reshape(input._node, (input._value.size,))),
             0,
             wrap(views.reshape(indices._node, (indices._value.size,))),
         )
-    return gather(input, dim, indices)
+    d = axis_of(dim, input.ndim, "take_along_dim")
+    if input.ndim != indices.ndim:
+        raise RuntimeError(
+            f"take_along_dim: input and indices need equal dimensions, got {list(input.shape)} and {list(indices.shape)}"
+        )
+    rest = broadcast_shapes(
+        [1 if k == d else s for k, s in enumerate(input.shape)],
+        [1 if k == d else s for k, s in enumerate(indices.shape)], what="take_along_dim",
+    )  # fmt: skip
+    wide = [
+        wrap(expand(t._node, tuple(t.shape[k] if k == d else s for k, s in enumerate(rest)))) for t in (input, indices)
+    ]
+    return gather(wide[0], d, wide[1])
 
 
 def _scatter(input: Tensor, dim: int, index: Tensor, source: Any, mode: str, what: str) -> Tensor:
     x, i = input._node, index._node
+    if isinstance(source, Tensor) and source.dtype is not x.dtype:
+        raise RuntimeError(f"{what}: expected src of the input's dtype {x.dtype.name}, got {source.dtype.name}")
+    if not i.size:
+        axis_of(dim, len(x.shape), what)
+        return wrap(x)
+    if not x.shape or not i.shape:
+        result = _scatter(*_vectors(input), 0, *_vectors(index), *_vectors(source), mode, what)
+        return wrap(views.reshape(result._node, x.shape))
     d = axis_of(dim, len(x.shape), what)
     _fits(what, x, d, i)
     value = node_of(source, x.dtype)
@@ -268,11 +313,18 @@ def _scatter(input: Tensor, dim: int, index: Tensor, source: Any, mode: str, wha
     return wrap(ga.scatter(x, value, *_along(x, d, i, what), mode))
 
 
+def _vectors(*given: Any) -> list[Any]:
+    return [wrap(views.reshape(g._node, (g.numel(),))) if isinstance(g, Tensor) and g.ndim == 0 else g for g in given]
+
+
 def scatter(
     input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
     """input with src written at out[index[i][j]][j] for dim 0, and likewise for the others."""
-    mode = {"add": "add", "multiply": "prod", None: "set"}[reduce]
+    modes = {"add": "add", "multiply": "prod", None: "set"}
+    if reduce not in modes:
+        raise RuntimeError(f"scatter: reduce must be 'add' or 'multiply', not {reduce!r}")
+    mode = modes[reduce]
     return _scatter(input, dim, index, src if src is not None else value, mode, "scatter")
 
 
@@ -294,7 +346,9 @@ def scatter_reduce(
     hit = ew.ne(touched, ew.like(touched, 0))
     if not include_self:
         start = neutral[reduce]
-        if input.dtype.kind != "f" and math.isinf(start):
+        if input.dtype is dtypes.bool_:
+            start = start > 0
+        elif input.dtype.kind != "f" and math.isinf(start):
             from firepot.ops.arithmetic import iinfo
 
             start = iinfo(input.dtype).min if start < 0 else iinfo(input.dtype).max
@@ -314,6 +368,10 @@ def scatter_reduce(
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The positions of a vector of indices along a dimension."""
     d = axis_of(dim, input.ndim, "index_select")
+    if index.ndim > 1:
+        raise IndexError(f"index_select: expected a vector of indices, got shape {list(index.shape)}")
+    if not input.shape:
+        return _as_vectors(index_select, input, dim, index)
     x = input._node
     taken = ga.take(x, [_checked(views.reshape(index._node, (index._value.size,)), x.shape[d], "index_select", d)], [d])
     return wrap(views.permute(taken, [*range(1, d + 1), 0, *range(d + 1, len(x.shape))]))
@@ -322,32 +380,59 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
 def _index_update(input: Tensor, dim: int, index: Tensor, source: Node, mode: str, what: str) -> Tensor:
     d = axis_of(dim, input.ndim, what)
     x = input._node
+    if index.ndim > 1:
+        raise IndexError(f"{what}: expected a vector of indices, got shape {list(index.shape)}")
+    if not x.shape or not index.shape:
+        wide = [wrap(views.reshape(n, n.shape or (1,))) for n in (x, index._node)]
+        source = views.reshape(source, source.shape or (1,)) if len(source.shape) == len(x.shape) else (
+            views.reshape(source, (*source.shape[:d], 1, *source.shape[d:])))  # fmt: skip
+        return wrap(views.reshape(_index_update(wide[0], d, wide[1], source, mode, what)._node, x.shape))
+    fitting = (*x.shape[:d], index.numel(), *x.shape[d + 1 :])
+    if source.shape != fitting:
+        raise IndexError(f"{what}: expected a source of shape {list(fitting)}, got {list(source.shape)}")
     updates = views.permute(source, [d, *(k for k in range(len(x.shape)) if k != d)])
     return wrap(ga.scatter(x, updates, [_checked(index._node, x.shape[d], what, d)], [d], mode))
 
 
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
     """input with alpha · source added at the indices of a dimension."""
+    if source.dtype is not input.dtype:
+        raise RuntimeError(f"index_add: self is {input.dtype.name} and source is {source.dtype.name}; they must be equal")
     node = source._node if alpha == 1 else ew.mul(source._node, ew.like(source._node, alpha))
     return _index_update(input, dim, index, node, "add", "index_add")
 
 
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """input with source written at the indices of a dimension."""
+    if source.dtype is not input.dtype:
+        raise RuntimeError(f"index_copy: self is {input.dtype.name} and source is {source.dtype.name}; they must be equal")
     return _index_update(input, dim, index, source._node, "set", "index_copy")
 
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """input with one value at the indices of a dimension."""
     d = axis_of(dim, input.ndim, "index_fill")
-    shape = (*input.shape[:d], index.numel(), *input.shape[d + 1 :])
-    return _index_update(input, d, index, expand(node_of(value, input.dtype), shape), "set", "index_fill")
+    if isinstance(value, Tensor) and value.shape:
+        raise RuntimeError(f"index_fill: value must be a number or a 0-d tensor, got shape {list(value.shape)}")
+    if not input.shape:
+        axis_of(dim, 0, "index_fill")
+        return wrap(views.reshape(index_fill(_vectors(input)[0], 0, *_vectors(index), value)._node, ()))
+    if index.ndim > 1:
+        raise IndexError(f"index_fill: expected a vector of indices, got shape {list(index.shape)}")
+    size = input.shape[d]
+    places = views.reshape(index._node, (index.numel(),))
+    nothing, everything = ew.full((size,), False, dtypes.bool_), ew.full(places.shape, True, dtypes.bool_)
+    hit = ga.scatter(nothing, everything, [_checked(places, size, "index_fill", d)], [0], "set")
+    wide = views.expand(views.reshape(hit, tuple(size if k == d else 1 for k in range(input.ndim))), input.shape)
+    return wrap(ew.where(wide, expand(node_of(value, input.dtype), input.shape), input._node))
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """input with `value` where the mask holds."""
     if mask.dtype is not dtypes.bool_:
         raise RuntimeError(f"masked_fill: the mask must be bool, not {mask.dtype.name}")
+    if isinstance(value, Tensor) and value.shape:
+        raise RuntimeError(f"masked_fill: value must be a number or a 0-d tensor, got shape {list(value.shape)}")
     shape = broadcast_shapes(input.shape, mask.shape, what="masked_fill")
     fill = node_of(value, input.dtype)
     return wrap(ew.where(expand(mask._node, shape), expand(fill, shape), expand(input._node, shape)))
@@ -361,6 +446,8 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened input."""
+    if index.dtype.kind not in "iu":
+        raise IndexError(f"take: the index must hold integers, not {index.dtype.name}")
     flat = wrap(views.reshape(input._node, (input._value.size,)))
     return getitem(flat, index)
 
@@ -376,13 +463,109 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return wrap(ew.cast(ew.eq(wide, classes), dtypes.int64))
 
 
-def bincount(input: Tensor, minlength: int = 0) -> Tensor:
-    """How often each of 0, 1, 2, … occurs. The result's size depends on values: not inside fp.jit."""
-    largest = int(input.detach()._array("bincount (a size that depends on values)").max(initial=-1))
-    size = max(largest + 1, minlength)
-    zeros = ew.full((size,), 0, dtypes.int64)
-    return wrap(
-        ga.scatter(
-            zeros, ew.full(input.shape, 1, dtypes.int64), [_checked(input._node, size, "bincount", 0)], [0], "add"
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each of 0, 1, 2, … occurs, or the sum of its weights. Size by values: not inside fp.jit."""
+    if input.ndim != 1 or input.dtype.kind not in "iu":
+        raise RuntimeError(f"bincount: expected a vector of integers, got {input.dtype.name}{list(input.shape)}")
+    if minlength < 0:
+        raise RuntimeError(f"bincount: minlength must not be negative, got {minlength}")
+    if weights is not None and weights.shape != input.shape:
+        raise RuntimeError(f"bincount: weights {list(weights.shape)} must be shaped as the input {list(input.shape)}")
+    values = input.detach()._array("bincount (a size that depends on values)")
+    if values.size and values.min() < 0:
+        raise RuntimeError("bincount: the elements must not be negative")
+    size = max(int(values.max(initial=-1)) + 1, minlength)
+    updates = ew.full(input.shape, 1, dtypes.int64)
+    if weights is not None:
+        updates = weights._node if weights.dtype is dtypes.float32 else ew.cast(weights._node, dtypes.float64)
+    places = [_checked(input._node, size, "bincount", 0)]
+    return wrap(ga.scatter(ew.full((size,), 0, updates.dtype), updates, places, [0], "add"))
+
+
+def argwhere(input: Tensor) -> Tensor:
+    """(n, dimensions): the positions of non-zero elements."""
+    return nonzero(input)
+
+
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
+    """(size, dimensions): the first positions of non-zero elements, then fill_value. The size is known: jit may hold it.
+
+    The running count of non-zero elements says where each position goes; what does not fit is dropped.
+    """
+    if size < 0:
+        raise RuntimeError(f"nonzero_static: size must not be negative, got {size}")
+    x = input._node
+    flat = views.reshape(ew.cast(x, dtypes.bool_), (x.size,))
+    count = ga.scan(ew.cast(flat, dtypes.int64), "sum")
+    place = ew.where(ew.and_(flat, ew.compare("le", count, ew.like(count, size))), count, ew.like(count, 0))
+    columns: list[Node] = []
+    stride = x.size
+    for s in x.shape:
+        stride = stride // s if s else 1
+        index = ew.binary("floordiv", ew.iota(x.size, dtypes.int64), ew.full((x.size,), stride, dtypes.int64))
+        index = ew.binary("remainder", index, ew.like(index, max(s, 1)))
+        start = ew.full((size + 1,), fill_value, dtypes.int64)
+        changed = ga.scatter(start, index, [_checked(place, size + 1, "nonzero_static", 0)], [0], "set")
+        columns.append(views.reshape(views.slice_(changed, (1,), (size,)), (size, 1)))
+    if not columns:
+        return wrap(ew.full((size, 0), fill_value, dtypes.int64))
+    return wrap(views.concatenate(columns, 1))
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """input with the elements of source, one after another, where the mask holds.
+
+    Raises: IndexError, when computed, where source has too few elements.
+    """
+    if mask.dtype is not dtypes.bool_:
+        raise RuntimeError(f"masked_scatter: the mask must be bool, not {mask.dtype.name}")
+    if source.dtype is not input.dtype:
+        raise RuntimeError(f"masked_scatter: expected source of dtype {input.dtype.name}, got {source.dtype.name}")
+    shape = broadcast_shapes(input.shape, mask.shape, what="masked_scatter")
+    x, m = expand(input._node, shape), expand(mask._node, shape)
+    if not x.size:
+        return wrap(x)
+    flat = views.reshape(m, (x.size,))
+    place = ew.sub(ga.scan(ew.cast(flat, dtypes.int64), "sum"), ew.full((x.size,), 1, dtypes.int64))
+    place = ew.where(flat, place, ew.like(place, 0))
+    values = views.reshape(source._node, (source.numel(),))
+    if not source.numel():
+        values = ew.full((1,), 0, x.dtype)  # looked up only where the mask does not hold
+        place = ew.where(flat, ew.like(place, 1), place)
+    taken = ga.take(values, [_checked(place, values.size, "masked_scatter (number of elements of source)", 0)], [0])
+    return wrap(ew.where(m, views.reshape(taken, shape), x))
+
+
+def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """input with source written (or added) at positions of the flattened input."""
+    if source.dtype is not input.dtype or index.numel() != source.numel():
+        raise RuntimeError(
+            f"put: source {source.dtype.name}{list(source.shape)} must have the input's dtype {input.dtype.name} and as "
+            f"many elements as the index {list(index.shape)}"
         )
-    )
+    size = input.numel()
+    flat = views.reshape(input._node, (size,))
+    places = views.reshape(index._node, (index.numel(),))
+    updates = views.reshape(source._node, (source.numel(),))
+    changed = ga.scatter(flat, updates, [_checked(places, size, "put", 0)], [0], "add" if accumulate else "set")
+    return wrap(views.reshape(changed, input.shape))
+
+
+def index_reduce(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Fold source into input at the indices of a dimension: 'prod', 'mean', 'amax' or 'amin'."""
+    if reduce not in ("prod", "mean", "amax", "amin"):
+        raise RuntimeError(f"index_reduce: reduce must be prod, mean, amax or amin, not {reduce!r}")
+    d = axis_of(dim, input.ndim, "index_reduce")
+    if not input.shape:
+        return _as_vectors(
+            lambda x, k, i, s: index_reduce(x, k, i, s, reduce, include_self=include_self), input, dim, index, source
+        )
+    if index.ndim > 1 or source.shape != (*input.shape[:d], index.numel(), *input.shape[d + 1 :]):
+        raise RuntimeError(
+            f"index_reduce: index {list(index.shape)} and source {list(source.shape)} do not fit {list(input.shape)}"
+        )
+    column = views.reshape(index._node, tuple(index.numel() if k == d else 1 for k in range(input.ndim)))
+    wide = wrap(views.expand(column, source.shape))
+    return scatter_reduce(input, d, wide, source, reduce, include_self=include_self)

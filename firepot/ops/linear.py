@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from firepot.graph.dtypes import bool_ as _bool
+from firepot.graph.dtypes import float32 as _float32
+from firepot.graph.dtypes import int64 as _int64
 from firepot.graph.node import Node
 from firepot.graph.primitives import contract as cn
 from firepot.graph.primitives import elementwise as ew
@@ -15,7 +18,8 @@ from firepot.ops.broadcast import axis_of, broadcast_shapes, promoted
 from firepot.tensor import Tensor, wrap
 
 __all__ = [
-    "addmm", "baddbmm", "bmm", "dot", "einsum", "inner", "matmul", "mm", "mv", "outer", "tensordot",
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "ger", "inner", "matmul", "matrix_power", "mm",
+    "mv", "outer", "tensordot", "vdot",
 ]  # fmt: skip
 
 
@@ -117,30 +121,112 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """The outer product of two vectors."""
+    if input.ndim != 1 or vec2.ndim != 1:
+        raise RuntimeError(f"outer: expected two vectors, got shapes {list(input.shape)} and {list(vec2.shape)}")
     from firepot.ops.arithmetic import mul
     from firepot.ops.shape import unsqueeze
 
     return mul(unsqueeze(input, 1), unsqueeze(vec2, 0))
 
 
-def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+ger = outer
+
+
+def _weighted_sum(what: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
+    """beta · input + alpha · product in the product's dtype and shape; with beta = 0 the input's NaN do not count."""
+    from firepot.ops.arithmetic import add, mul
+
+    if input.dtype is not product.dtype:
+        raise RuntimeError(
+            f"{what}: expected operands of one dtype, got {input.dtype.name} and {product.dtype.name}; convert with .to()"
+        )
+    if product.dtype.kind != "f":
+        beta, alpha = (bool if product.dtype.kind == "b" else int)(beta), (bool if product.dtype.kind == "b" else int)(alpha)
+    shape = broadcast_shapes(input.shape, product.shape, what=what)
+    if shape != product.shape:
+        raise RuntimeError(f"{what}: the input {list(input.shape)} cannot be expanded to {list(product.shape)}")
+    scaled = product if alpha == 1 else mul(product, alpha)
+    return scaled if beta == 0 else add(input if beta == 1 else mul(input, beta), scaled)
+
+
+def _product_and_sum(
+    what: str, product: Callable[[Tensor, Tensor], Tensor], input: Tensor, a: Tensor, b: Tensor, beta: Any, alpha: Any
+) -> Tensor:
+    """beta · input + alpha · product(a, b); of half precision computed in float32 and rounded once."""
+    if input.dtype.size != 2 or input.dtype.kind != "f" or a.dtype is not input.dtype or b.dtype is not input.dtype:
+        return _weighted_sum(what, input, product(a, b), beta, alpha)
+    wide, x, y = (wrap(ew.cast(t._node, _float32)) for t in (input, a, b))
+    return wrap(ew.cast(_weighted_sum(what, wide, product(x, y), beta, alpha)._node, input.dtype))
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat1 @ mat2."""
-    from firepot.ops.arithmetic import add, mul
-
-    product = mm(mat1, mat2)
-    product = product if alpha == 1 else mul(product, alpha)
-    return add(input if beta == 1 else mul(input, beta), product)
+    return _product_and_sum("addmm", mm, input, mat1, mat2, beta, alpha)
 
 
-def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """beta · input + alpha · mat @ vec."""
+    return _product_and_sum("addmv", mv, input, mat, vec, beta, alpha)
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """beta · input + alpha · the outer product of two vectors."""
+    from firepot.ops.arithmetic import cast
+
+    dtype = promoted((input, vec1, vec2))
+    return _weighted_sum("addr", cast(input, dtype), outer(cast(vec1, dtype), cast(vec2, dtype)), beta, alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · batch1 @ batch2."""
-    from firepot.ops.arithmetic import add, mul
+    return _product_and_sum("baddbmm", bmm, input, batch1, batch2, beta, alpha)
 
-    return add(mul(input, beta), mul(bmm(batch1, batch2), alpha))
+
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """beta · input + alpha · Σ batch1 @ batch2 over the batch."""
+    bmm(batch1, batch2)  # for its checks
+    count, rows, inner = batch1.shape
+    left = views.reshape(views.permute(batch1._node, (1, 0, 2)), (rows, count * inner))
+    product = matmul(wrap(left), wrap(views.reshape(batch2._node, (count * inner, batch2.shape[2]))))
+    return _weighted_sum("addbmm", input, product, beta, alpha)
+
+
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """The inner product of two vectors (of real numbers: dot)."""
+    return dot(input, other)
+
+
+def matrix_power(input: Tensor, n: int) -> Tensor:
+    """The n-th power of square matrices, by repeated squaring; negative n are powers of the inverse."""
+    if input.ndim < 2 or input.shape[-1] != input.shape[-2]:
+        raise RuntimeError(f"matrix_power: expected square matrices, got shape {list(input.shape)}")
+    if n < 0:
+        from firepot.ops.linalg import inv
+
+        return matrix_power(inv(input), -n)
+    size = input.shape[-1]
+    if n == 0:
+        rows = views.expand(views.reshape(ew.iota(size, _int64), (size, 1)), (size, size))
+        same = ew.cast(ew.eq(rows, views.expand(ew.iota(size, _int64), (size, size))), input.dtype)
+        # The derivative is zero, and is there: the input is chosen nowhere.
+        nowhere = ew.full(input.shape, False, _bool)
+        return wrap(ew.where(nowhere, input._node, views.expand(same, input.shape)))
+    result: Tensor | None = None
+    square = input
+    while n:
+        if n & 1:
+            result = square if result is None else matmul(result, square)
+        n >>= 1
+        if n:
+            square = matmul(square, square)
+    assert result is not None
+    return result
 
 
 def einsum(equation: str, *tensors: Any) -> Tensor:
     """Sums of products by index letters: 'bij,bjk->bik'. Ellipses broadcast; repeated letters take diagonals."""
+    if not isinstance(equation, str):
+        raise TypeError(f"einsum: the equation comes first, as a string, not {type(equation).__name__}")
     given = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else list(tensors)
     equation = equation.replace(" ", "")
     left, arrow, right = equation.partition("->")

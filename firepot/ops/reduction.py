@@ -18,7 +18,7 @@ from firepot.tensor import Tensor, wrap
 __all__ = [
     "ValuesIndices", "all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "cummax",
     "cummin", "cumprod", "cumsum", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "min",
-    "nanmean", "nansum", "norm", "prod", "softmax", "std", "std_mean", "sum", "var", "var_mean",
+    "nanmean", "nansum", "prod", "softmax", "std", "std_mean", "sum", "var", "var_mean",
 ]  # fmt: skip
 
 
@@ -67,14 +67,12 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType 
 
 
 def var_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(variance, mean): Σ (x − mean)² / (n − correction); correction is 1 unless said otherwise."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
     x = input._node
     if x.dtype.kind != "f":
         raise RuntimeError(f"var: the input must be floating point, got {x.dtype.name}")
@@ -99,30 +97,28 @@ def var(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    if isinstance(dim, bool):
-        dim, unbiased = None, dim
+    """The variance over `dim` (default: all): Σ (x − mean)² / (n − correction), correction 1 unless given (0 if not
+    unbiased).
+
+    >>> fp.var(fp.tensor([1.0, 2.0, 3.0]))
+    tensor(1.)
+    """
     return var_mean(input, dim, unbiased, keepdim, correction=correction)[0]
 
 
 def std(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> Tensor:
+    """The square root of the variance; arguments as var's."""
     return wrap(ew.unary("sqrt", var(input, dim, unbiased, keepdim, correction=correction)._node))
 
 
 def std_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """(standard deviation, mean); arguments as var's."""
     v, m = var_mean(input, dim, unbiased, keepdim, correction=correction)
     return wrap(ew.unary("sqrt", v._node)), m
 
@@ -228,15 +224,18 @@ def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 
 
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
+    """The number of elements other than zero over `dim` (default: all), int64."""
     return sum(wrap(ew.cast(input._node, dtypes.bool_)), dim)
 
 
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """The sum without NaN."""
     x = input._node
     return sum(wrap(ew.where(ew.predicate("isnan", x), ew.like(x, 0), x)), dim, keepdim)
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """The mean of what is not NaN."""
     number = ew.unary("not", ew.predicate("isnan", input._node))
     count = sum(wrap(ew.cast(number, input.dtype)), dim, keepdim)
     return wrap(ew.div(nansum(input, dim, keepdim)._node, count._node))
@@ -245,6 +244,9 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The p-norm of the elements over dimensions: (Σ |x|^p)^(1/p), the largest |x| for p = inf. 'fro' is 2."""
     x = floating(input._node)
+    if x.dtype.size == 2:  # squares and sums of half precision overflow soon
+        wide = norm(wrap(ew.cast(x, dtypes.float32)), p, dim, keepdim)
+        return wrap(ew.cast(wide._node, x.dtype))
     if p == "fro" or p == 2:
         squares = _fold("sum", ew.square(x), dim, keepdim, "norm")._node
         zero = ew.eq(squares, ew.like(squares, 0))  # where the root has no slope; the norm's gradient is 0 there
@@ -253,12 +255,20 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> T
     size = ew.unary("abs", x)
     if p == math.inf or p == -math.inf:
         return _fold("max" if p > 0 else "min", size, dim, keepdim, "norm")
-    if p == 0:
-        return _fold("sum", ew.cast(ew.ne(x, ew.like(x, 0)), x.dtype), dim, keepdim, "norm")
+    if p == 0:  # the derivative is zero, and is there, as PyTorch has it
+        counted = ew.where(ew.ne(x, ew.like(x, 0)), ew.like(x, 1), ew.mul(x, ew.like(x, 0)))
+        return _fold("sum", counted, dim, keepdim, "norm")
     if p == 1:
         return _fold("sum", size, dim, keepdim, "norm")
-    total = _fold("sum", ew.power(size, ew.like(size, p)), dim, keepdim, "norm")._node
-    return wrap(ew.power(total, ew.like(total, 1 / p)))
+    axes = axes_of(dim, len(x.shape), "norm")
+    total = rd.reduce("sum", ew.power(size, ew.like(size, p)), axes)
+    value = ew.power(total, ew.like(total, 1 / p))
+    zero = ew.eq(value, ew.like(value, 0))  # where the gradient is 0, as PyTorch has it
+    if x.requires_grad:
+        apart = ew.where(rd.restore(zero, x.shape, axes), ew.like(size, 1), size)
+        sums = rd.reduce("sum", ew.power(apart, ew.like(size, p)), axes)
+        value = ew.where(zero, ew.like(value, 0), ew.power(sums, ew.like(sums, 1 / p)))
+    return wrap(_keep(value, x.shape, axes, keepdim))
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
@@ -321,9 +331,5 @@ def cummin(input: Tensor, dim: int) -> ValuesIndices:
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
-    """log of running sums of exp, relative to the largest element of the row."""
-    x = floating(input._node)
-    axis = axis_of(dim, len(x.shape), "logcumsumexp")
-    top = detach(rd.restore(rd.reduce("max", x, (axis,)), x.shape, (axis,)))
-    total = _running(ew.unary("exp", ew.sub(x, top)), dim, "sum", "logcumsumexp")
-    return wrap(ew.add(ew.log(total), top))
+    """log of running sums of exp, without overflow."""
+    return wrap(_running(floating(input._node), dim, "logsumexp", "logcumsumexp"))

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from firepot.graph import dtypes
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
+from firepot.graph.primitives import gather, views
 from firepot.ops.broadcast import axes_of, axis_of, promoted
-from firepot.tensor import Tensor, wrap
+from firepot.tensor import Tensor, node_of, wrap
 
 __all__ = [
     "broadcast_to", "cat", "chunk", "concat", "concatenate", "constant_pad", "diag", "diag_embed",
@@ -49,6 +51,7 @@ view = reshape
 
 
 def view_as(input: Tensor, other: Tensor) -> Tensor:
+    """The elements under the shape of `other`."""
     return reshape(input, other.shape)
 
 
@@ -68,6 +71,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension."""
     return reshape(input, -1) if input._value.size else reshape(input, 0)
 
 
@@ -117,6 +121,8 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     targets = [
         axis_of(d, input.ndim, "movedim") for d in ([destination] if isinstance(destination, int) else destination)
     ]
+    if len(set(sources)) != len(sources) or len(set(targets)) != len(targets) or len(sources) != len(targets):
+        raise RuntimeError(f"movedim: source {sources} and destination {targets} must be as many different dimensions")
     rest = iter(d for d in range(input.ndim) if d not in sources)
     where = dict(zip(targets, sources, strict=True))
     return permute(input, [where[d] if d in where else next(rest) for d in range(input.ndim)])
@@ -127,7 +133,9 @@ moveaxis = movedim
 
 def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Dimensions of size 1 taken away."""
-    chosen = range(input.ndim) if dim is None else axes_of(dim, input.ndim, "squeeze")
+    chosen: Sequence[int] = range(input.ndim)
+    if dim is not None:
+        chosen = axes_of(dim, input.ndim, "squeeze") if isinstance(dim, int) or dim else ()
     return wrap(views.reshape(input._node, tuple(s for d, s in enumerate(input.shape) if s != 1 or d not in chosen)))
 
 
@@ -155,6 +163,7 @@ broadcast_to = expand
 
 
 def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """Repeated along dimensions of size 1 to the shape of `other`."""
     return expand(input, other.shape)
 
 
@@ -170,19 +179,53 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
 
 
 def tile(input: Tensor, *dims: Any) -> Tensor:
+    """Repeated `dims` times along each dimension; missing numbers are 1."""
     times = _sizes(dims)
     return repeat(input, [1] * (input.ndim - len(times)) + times)
 
 
-def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
-    """Each element repeated `repeats` times in place."""
+def repeat_interleave(
+    input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Each element repeated in place, `repeats` times or as often as a tensor says.
+
+    A tensor of repeats makes a result whose size depends on values, unless output_size gives it: not inside fp.jit.
+    With one argument, the positions 0, 1, 2, … each repeated as the argument says.
+    """
+    if repeats is None:
+        return repeat_interleave(wrap(ew.iota(input.numel(), dtypes.int64)), input, 0, output_size=output_size)
     if dim is None:
         input, dim = ravel(input), 0
     d = axis_of(dim, input.ndim, "repeat_interleave")
+    if not input.shape:
+        input = reshape(input, 1)
     shape = input.shape
+    if isinstance(repeats, Tensor):
+        return _repeated_as_told(input, repeats, d, output_size)
+    if repeats < 0:
+        raise RuntimeError(f"repeat_interleave: repeats must not be negative, got {repeats}")
     node = views.reshape(input._node, (*shape[: d + 1], 1, *shape[d + 1 :]))
     node = views.expand(node, (*shape[: d + 1], repeats, *shape[d + 1 :]))
     return wrap(views.reshape(node, (*shape[:d], shape[d] * repeats, *shape[d + 1 :])))
+
+
+def _repeated_as_told(input: Tensor, repeats: Tensor, d: int, output_size: int | None) -> Tensor:
+    size = input.shape[d]
+    if repeats.dtype not in (dtypes.int32, dtypes.int64) or repeats.ndim > 1:
+        raise RuntimeError(
+            f"repeat_interleave: repeats must be int32 or int64 of at most one dimension, got {repeats.dtype.name}"
+            f"{list(repeats.shape)}"
+        )
+    if repeats.numel() not in (1, size):
+        raise RuntimeError(f"repeat_interleave: expected 1 or {size} repeats, got {repeats.numel()}")
+    counts = repeats.detach()._array("repeat_interleave with a tensor (a size that depends on values)").reshape(-1)
+    if (counts < 0).any():
+        raise RuntimeError("repeat_interleave: repeats must not be negative")
+    places = np.repeat(np.arange(size), counts if counts.size == size else int(counts[0]))
+    if output_size is not None and output_size != places.size:
+        raise RuntimeError(f"repeat_interleave: output_size is {output_size}, the repeats add up to {places.size}")
+    taken = gather.take(input._node, [node_of(places.astype(np.int64))], [d])
+    return wrap(views.permute(taken, [*range(1, d + 1), 0, *range(d + 1, input.ndim)]))
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -225,11 +268,17 @@ def _at_least(tensors: Sequence[Tensor], rank: int) -> list[Tensor]:
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the second dimension (the first, of vectors)."""
+    if not tensors:
+        raise RuntimeError("hstack: expected a non-empty list of tensors")
     rows = _at_least(tensors, 1)
     return cat(rows, 0 if rows[0].ndim == 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the first dimension; vectors are rows."""
+    if not tensors:
+        raise RuntimeError("vstack: expected a non-empty list of tensors")
     return cat(_at_least(tensors, 2), 0)
 
 
@@ -254,18 +303,26 @@ def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Ten
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` parts of one size along `dim`, the last perhaps smaller."""
     d = axis_of(dim, input.ndim, "chunk")
     return split(input, max(1, -(-input.shape[d] // chunks)), d)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The slices along `dim`, which vanishes."""
     d = axis_of(dim, input.ndim, "unbind")
     return tuple(select(input, d, i) for i in range(input.shape[d]))
 
 
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """Elements start … start + length − 1 along a dimension."""
     d = axis_of(dim, input.ndim, "narrow")
+    if not input.shape:
+        raise RuntimeError("narrow: cannot be applied to a 0-d tensor")
+    if isinstance(start, Tensor):
+        if start.shape or start.dtype.kind not in "iu":
+            raise RuntimeError(f"narrow: start must be a 0-d integer, got {start.dtype.name}{list(start.shape)}")
+        start = int(start)
     start = start + input.shape[d] if start < 0 else start
     if not 0 <= start <= start + length <= input.shape[d]:
         raise RuntimeError(f"narrow: start {start} and length {length} exceed size {input.shape[d]} of dimension {d}")
@@ -283,17 +340,23 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
     return squeeze(narrow(input, d, index % size, 1), d)
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
     """Order reversed along dimensions."""
-    axes = axes_of(_sizes(dims), input.ndim, "flip") if _sizes(dims) else ()
-    return wrap(views.flip(input._node, axes))
+    given = _sizes(axes if dims is None else (dims,))
+    return wrap(views.flip(input._node, axes_of(given, input.ndim, "flip") if given else ()))
 
 
 def fliplr(input: Tensor) -> Tensor:
+    """The second dimension backwards."""
+    if input.ndim < 2:
+        raise RuntimeError(f"fliplr: expected at least 2 dimensions, got shape {list(input.shape)}")
     return flip(input, 1)
 
 
 def flipud(input: Tensor) -> Tensor:
+    """The first dimension backwards."""
+    if not input.ndim:
+        raise RuntimeError("flipud: expected at least 1 dimension, got a 0-d tensor")
     return flip(input, 0)
 
 
@@ -352,18 +415,24 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The diagonal of a matrix, or the matrix with this diagonal."""
     if input.ndim == 2:
         return globals()["diagonal"](input, diagonal)
+    if input.ndim != 1:
+        raise RuntimeError(f"diag: expected a vector or a matrix, got shape {list(input.shape)}")
     return diag_embed(input, diagonal)
 
 
-def diag_embed(input: Tensor, offset: int = 0) -> Tensor:
-    """Matrices with the last dimension on a diagonal."""
+def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """Matrices with the last dimension on a diagonal; the matrices' dimensions stand at dim1 and dim2."""
+    a, b = axis_of(dim1, input.ndim + 1, "diag_embed"), axis_of(dim2, input.ndim + 1, "diag_embed")
+    if a == b:
+        raise RuntimeError(f"diag_embed: dim1 and dim2 must differ, got {dim1} and {dim2}")
     n = input.shape[-1] + abs_(offset)
     x = pad_last(input, max(offset, 0), max(-offset, 0)) if offset else input
     wide = views.expand(views.reshape(x._node, (*x.shape[:-1], 1, n)), (*x.shape[:-1], n, n))
     i = views.expand(views.reshape(ew.iota(n, dtypes.int64), (n, 1)), (n, n))
     j = views.expand(ew.iota(n, dtypes.int64), (n, n))
     on = ew.eq(ew.sub(j, i), ew.like(i, offset))
-    return wrap(ew.where(views.expand(on, wide.shape), wide, ew.like(wide, 0)))
+    made = wrap(ew.where(views.expand(on, wide.shape), wide, ew.like(wide, 0)))
+    return movedim(made, (-2, -1), (a, b))
 
 
 def abs_(value: int) -> int:
@@ -392,6 +461,12 @@ def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """Windows of a dimension, as a new last dimension."""
     d = axis_of(dimension, input.ndim, "unfold")
+    if size < 0 or step <= 0:
+        raise RuntimeError(f"unfold: size must not be negative and step must be positive, got {size} and {step}")
+    if not input.shape:
+        if size > 1:
+            raise RuntimeError(f"unfold: size {size} exceeds 1, the size of a 0-d tensor")
+        return reshape(input, size) if size else reshape(slice_empty(input), 0)
     x = movedim(input, d, -1)
     count = (x.shape[-1] - size) // step + 1
     if size > x.shape[-1]:
@@ -400,5 +475,11 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return movedim(wrap(node), -2, d)
 
 
+def slice_empty(input: Tensor) -> Tensor:
+    """No elements, of the input's dtype and history."""
+    return narrow(reshape(input, -1), 0, 0, 0)
+
+
 def numel(input: Tensor) -> int:
+    """The number of elements, as a Python int."""
     return input._value.size

@@ -11,14 +11,16 @@ from typing import Any
 from firepot.optim.optimizer import Optimizer
 
 __all__ = [
-    "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LRScheduler",
-    "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau",
+    "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR",
+    "LRScheduler", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau",
     "SequentialLR", "StepLR",
 ]  # fmt: skip
 
 
 class LRScheduler:
-    """The base: subclasses give the rates of each epoch by `get_lr`."""
+    """The base: subclasses give the rates of each epoch by `get_lr`. Call `step()` after an epoch's (or a batch's) last
+    `optimizer.step()`. A new rate needs no new program, also under `fp.jit`.
+    """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self.optimizer = optimizer
@@ -62,7 +64,14 @@ class LRScheduler:
 
 
 class LambdaLR(LRScheduler):
-    """The initial rate times a function of the epoch."""
+    """The initial rate times a function of the epoch (or one function for each group).
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=0.5)
+    >>> schedule = fp.optim.lr_scheduler.LambdaLR(opt, lambda epoch: 1 / (epoch + 1))
+    >>> schedule.step()
+    >>> schedule.get_last_lr()
+    [0.25]
+    """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         count = len(optimizer.param_groups)
@@ -90,7 +99,13 @@ class MultiplicativeLR(LambdaLR):
 
 
 class StepLR(LRScheduler):
-    """Times gamma every step_size epochs."""
+    """Times gamma every step_size epochs.
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=0.5)
+    >>> schedule = fp.optim.lr_scheduler.StepLR(opt, step_size=2, gamma=0.5)
+    >>> [schedule.step() or schedule.get_last_lr()[0] for _ in range(4)]
+    [0.5, 0.25, 0.25, 0.125]
+    """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size, self.gamma = step_size, gamma
@@ -188,7 +203,13 @@ class PolynomialLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """From the initial rate to eta_min along half a cosine in T_max epochs. Loshchilov and Hutter, SGDR (2016)."""
+    """From the initial rate to eta_min along half a cosine in T_max epochs. Loshchilov and Hutter, SGDR (2016).
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=1.0)
+    >>> schedule = fp.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=2)
+    >>> [schedule.step() or round(schedule.get_last_lr()[0], 3) for _ in range(2)]
+    [0.5, 0.0]
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = T_max, eta_min
@@ -258,6 +279,12 @@ class OneCycleLR(LRScheduler):
     """Up to max_lr and down again in total_steps steps; momentum goes the other way. Smith and Topin (2017).
 
     To be stepped after every batch.
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=0.1, momentum=0.9)
+    >>> schedule = fp.optim.lr_scheduler.OneCycleLR(opt, max_lr=1.0, total_steps=10)
+    >>> rates = [schedule.step() or schedule.get_last_lr()[0] for _ in range(9)]
+    >>> rates.index(max(rates))
+    1
     """
 
     def __init__(
@@ -329,6 +356,67 @@ class OneCycleLR(LRScheduler):
         return rates
 
 
+class CyclicLR(LRScheduler):
+    """The rate going up from base_lr to max_lr and down again. Smith, Cyclical learning rates (2017).
+
+    mode: "triangular", "triangular2" (half as high each cycle) or "exp_range" (gamma**step as high); or scale_fn, of
+    the cycle or the step as scale_mode says. cycle_momentum moves momentum (or beta1) the other way.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, base_lr: Any, max_lr: Any, step_size_up: int = 2000,
+        step_size_down: int | None = None, mode: str = "triangular", gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None, scale_mode: str = "cycle", cycle_momentum: bool = True,
+        base_momentum: float = 0.8, max_momentum: float = 0.9, last_epoch: int = -1,
+    ) -> None:  # fmt: skip
+        if mode not in ("triangular", "triangular2", "exp_range") and scale_fn is None:
+            raise ValueError("mode is invalid and scale_fn is None")
+        groups = optimizer.param_groups
+        low, high = (list(v) if isinstance(v, (list, tuple)) else [v] * len(groups) for v in (base_lr, max_lr))
+        if len(low) != len(groups) or len(high) != len(groups):
+            raise ValueError(f"CyclicLR: expected {len(groups)} values for base_lr and max_lr, got {len(low)} and {len(high)}")
+        if cycle_momentum and not any(k in optimizer.defaults for k in ("momentum", "betas")):
+            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
+        down = step_size_up if step_size_down is None else step_size_down
+        self.total_size, self.step_ratio = float(step_size_up + down), step_size_up / (step_size_up + down)
+        self.mode, self.gamma, self.scale_fn = mode, gamma, scale_fn
+        self.scale_mode = scale_mode if scale_fn is not None else "iterations" if mode == "exp_range" else "cycle"
+        self.cycle_momentum, self.max_lrs = cycle_momentum, high
+        if last_epoch == -1:
+            for group, rate in zip(groups, low, strict=True):
+                group["lr"] = rate
+                if cycle_momentum:
+                    group["base_momentum"], group["max_momentum"] = base_momentum, max_momentum
+                    self._set_momentum(group, max_momentum)
+        super().__init__(optimizer, last_epoch)
+        self.base_lrs = [float(rate) for rate in low]
+
+    @staticmethod
+    def _set_momentum(group: Any, momentum: float) -> None:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        else:
+            group["momentum"] = momentum
+
+    def _scale(self, x: float) -> float:
+        if self.scale_fn is not None:
+            return self.scale_fn(x)
+        if self.mode == "triangular2":
+            return 1 / 2.0 ** (x - 1)
+        return float(self.gamma**x) if self.mode == "exp_range" else 1.0
+
+    def get_lr(self) -> list[float]:
+        cycle = math.floor(1 + self.last_epoch / self.total_size)
+        place = 1.0 + self.last_epoch / self.total_size - cycle
+        share = place / self.step_ratio if place <= self.step_ratio else (place - 1) / (self.step_ratio - 1)
+        scale = self._scale(cycle if self.scale_mode == "cycle" else self.last_epoch)
+        if self.cycle_momentum:
+            for group in self.optimizer.param_groups:
+                reach = (group["max_momentum"] - group["base_momentum"]) * share
+                self._set_momentum(group, group["max_momentum"] - reach * scale)
+        return [b + (m - b) * share * scale for b, m in zip(self.base_lrs, self.max_lrs, strict=True)]
+
+
 class SequentialLR(LRScheduler):
     """Schedules one after another, changing at milestones."""
 
@@ -393,7 +481,15 @@ class ChainedScheduler(LRScheduler):
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """Times factor when a metric has not improved for more than `patience` epochs. Call `step(metric)`."""
+    """Times factor when a metric has not improved for more than `patience` epochs. Call `step(metric)`.
+
+    >>> opt = fp.optim.SGD([nn.Parameter(fp.ones(1))], lr=1.0)
+    >>> schedule = fp.optim.lr_scheduler.ReduceLROnPlateau(opt, factor=0.5, patience=0)
+    >>> for loss in (3.0, 2.0, 2.0):
+    ...     schedule.step(loss)
+    >>> opt.param_groups[0]["lr"]
+    0.5
+    """
 
     def __init__(
         self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,

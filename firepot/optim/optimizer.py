@@ -134,11 +134,21 @@ _SCHEDULE = frozenset(("initial_lr", "max_lr", "min_lr", "max_momentum", "base_m
 
 
 class Optimizer:
-    """Holds parameter groups and each parameter's state. Subclasses define `update`.
+    """Holds parameter groups and each parameter's state. Subclasses define `update`, and `initial` if they have state.
 
     Args:
         params: parameters, (name, parameter) pairs, or dicts with "params" and settings of their own.
         defaults: the settings of groups that do not give them.
+
+    >>> class SignDescent(fp.optim.Optimizer):
+    ...     def update(self, parameter, gradient, state, group):
+    ...         parameter.sub_(gradient.sign() * group.tensor("lr"))
+    >>> weight = nn.Parameter(fp.tensor([1.0, -1.0]))
+    >>> opt = SignDescent([weight], {"lr": 0.25})
+    >>> weight.square().sum().backward()
+    >>> opt.step()
+    >>> weight.tolist()
+    [0.75, -0.75]
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -181,6 +191,16 @@ class Optimizer:
         group = {k: v for k, v in param_group.items() if k != "params"}
         params = param_group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
+        named = [isinstance(p, tuple) for p in params]
+        if any(named) and not all(named):
+            raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+        if self.param_groups and any(named) != ("param_names" in self.param_groups[0]):
+            raise ValueError(
+                "all optimizer param groups should be with/without names. cannot add param group with names to the "
+                "optimizer, or without them to one that has them"
+            )
+        if any(named):
+            group["param_names"] = [p[0] for p in params]
         params = [p[1] if isinstance(p, tuple) else p for p in params]
         known = {id(p) for g in self.param_groups for p in g["params"]}
         for p in params:
@@ -301,5 +321,7 @@ def counter() -> Tensor:
 def check(what: str, **values: tuple[float, float, float]) -> None:
     """Raise ValueError for a setting outside its limits: name=(value, least, most)."""
     for name, (value, least, most) in values.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{what}: Tensor {name} must be 1-element, got shape {list(value.shape)}")
         if not least <= value <= most:
             raise ValueError(f"{what}: invalid {name}: {value}; it must lie between {least} and {most}")

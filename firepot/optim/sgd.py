@@ -11,9 +11,15 @@ from firepot.tensor import Tensor
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum. Sutskever et al. (2013) for Nesterov's form.
+    """Gradient descent with momentum: b ← momentum · b + g, θ ← θ − lr · b. Nesterov's form after Sutskever et al.
+    (2013).
 
+    weight_decay adds that multiple of θ to g. ValueError for settings out of range.
+
+    >>> model = nn.Linear(3, 1)
     >>> opt = fp.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    >>> model(fp.ones(2, 3)).sum().backward()
+    >>> opt.step()
     """
 
     def __init__(

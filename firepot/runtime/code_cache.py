@@ -93,6 +93,17 @@ class CodeCache:
         if self._writes % self._CHECK_EVERY == 1:
             self.evict()
 
+    def problem(self) -> str | None:
+        """Why nothing can be kept in the folder; None if it can."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, aside = tempfile.mkstemp(dir=self.folder, prefix="aside-")
+            os.close(handle)
+            os.unlink(aside)
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
     def size(self) -> int:
         """Bytes in the folder."""
         return sum(size for _, size, _ in self._entries())

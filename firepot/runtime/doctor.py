@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import sys
 import time
@@ -29,7 +30,9 @@ class Report:
     """Facts about this machine.
 
     threads:                  that parallel kernels run on
+    memory_bytes:             that the machine has; 0: the system does not tell
     cache_folder, cache_bytes: where compiled code is kept, and how much of it there is
+    cache_problem:            why nothing can be kept there; None if it can
     compile_seconds:          to compile the measuring kernels (from the disk cache: next to nothing)
     compiled_correctly:       a compiled kernel gave the right sums
     gflops_one_thread:        multiply-add peak in float32, in 10⁹ operations a second
@@ -41,8 +44,10 @@ class Report:
     llvm: str
     processor: Processor
     threads: int
+    memory_bytes: int
     cache_folder: Path
     cache_bytes: int
+    cache_problem: str | None
     compile_seconds: float
     compiled_correctly: bool
     gflops_one_thread: float
@@ -79,8 +84,10 @@ def examine() -> Report:
         llvm=".".join(str(part) for part in llvm.llvm_version_info),
         processor=host,
         threads=threads,
+        memory_bytes=_memory_bytes(),
         cache_folder=cache.folder,
         cache_bytes=cache.size(),
+        cache_problem=cache.problem(),
         compile_seconds=compile_seconds,
         compiled_correctly=correct,
         gflops_one_thread=flops / one_seconds / 1e9,
@@ -140,6 +147,11 @@ def _fastest_copy(kernel: Kernel) -> float:
         buffer.view(np.dtype(np.uint8), (_COPY_BYTES,)).fill(1)
     copy = Executable([Step(kernel, (Operand(FIRST), Operand(FIRST + 1)))], bases=2)
     return _fastest(copy, [source.address, target.address])
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _fastest(program: Executable, addresses: list[int], repeats: int = 7) -> float:

@@ -39,13 +39,15 @@ class NativeFunctions(NamedTuple):
     """The functions of `walker.py`, callable from Python; the interpreter lock is released while they run.
 
     run:        (pool, program, call block, null) -> site of an error, or 0
-    run_timed:  (pool, program, call block, times) -> the same
+    run_interruptible: the same, and walker.INTERRUPTED after Ctrl-C; on the main thread only
+    run_timed:  (pool, program, call block, times) -> as run
     """
 
     spin: Callable[[int], None]
     worker: int
     dismiss: Callable[[int], None]
     run: Callable[[int, int, Any, int], int]
+    run_interruptible: Callable[[int, int, Any, int], int]
     run_timed: Callable[[int, int, Any, int], int]
 
 
@@ -54,13 +56,14 @@ def native() -> NativeFunctions:
     machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
     text = walker.text(sys.platform, machine)
     addresses = engine.load_module(f"walker\n{text}", text, walker.FUNCTIONS)
-    spin, worker, dismiss, run, run_timed = addresses
+    spin, worker, dismiss, run, run_interruptible, run_timed = addresses
     run_type = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     return NativeFunctions(
         spin=ctypes.CFUNCTYPE(None, ctypes.c_int64)(spin),
         worker=worker,
         dismiss=ctypes.CFUNCTYPE(None, ctypes.c_void_p)(dismiss),
         run=run_type(run),
+        run_interruptible=run_type(run_interruptible),
         run_timed=run_type(run_timed),
     )
 

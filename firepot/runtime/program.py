@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ class Arena:
 
 
 _arena = Arena()
+_main_thread = threading.main_thread().ident  # where Python handles signals
 
 
 def arena() -> Arena:
@@ -104,15 +106,19 @@ class Executable:
     steps:       kernels in order
     bases:       how many addresses `run` takes
     arena_bytes: memory for intermediates
+    repeatable:  no step overwrites what the program was given, so a run may end half-way and begin again
 
     Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
     """
 
-    def __init__(self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena) -> None:
+    def __init__(
+        self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena, repeatable: bool = False
+    ) -> None:
         self.steps = tuple(steps)
         self.bases = bases
         self.arena_bytes = arena_bytes
         self.scratch_bytes = max((step.kernel.scratch for step in self.steps), default=0)
+        self.repeatable = repeatable
         self._arena = arena
         functions = engine.load([step.kernel for step in self.steps])
         self._constants = [
@@ -129,13 +135,19 @@ class Executable:
     def run(self, addresses: Sequence[int]) -> Error | None:
         """Run the program on the given addresses. Returns what a kernel recorded as wrong, or None.
 
-        Blocks until it has ended, without the interpreter lock; several Python threads take turns.
-        Raises MemoryError where the arena cannot grow.
+        Blocks until it has ended, without the interpreter lock; several Python threads take turns. Ctrl-C on the
+        main thread ends a repeatable program after the running kernels; any other first ends by itself.
+        Raises MemoryError where the arena cannot grow, and what the handler of an interrupt raises.
         """
         call = self._call_block(addresses)
+        interruptible = self.repeatable and threading.get_ident() == _main_thread
+        run = self._native.run_interruptible if interruptible else self._native.run
         with pool.lock:
-            threads = self._prepare(call)
-            site = self._native.run(threads.address, self._program, call, 0)
+            site = walker.INTERRUPTED
+            while site == walker.INTERRUPTED:  # Python has called the handler by now: it did not raise, so go on
+                call[walker.CALL_ERROR_SITE] = 0
+                threads = self._prepare(call)
+                site = run(threads.address, self._program, call, 0)
         return Error(site, call[walker.CALL_ERROR_VALUE]) if site else None
 
     def profile(self, addresses: Sequence[int]) -> list[float]:

@@ -10,6 +10,10 @@ Whoever waits spins with the processor's pause hint for a while, then sleeps in 
 a machine with fewer free cores than threads does not crawl. No wake-up is lost: a sleeper announces itself
 before it reads the word again, and the word is changed before the announcements are read, all sequentially
 consistent.
+
+Ctrl-C: Python's own handler only notes the signal, and Python looks at the note when the call has returned. So
+`run_interruptible` puts a handler before Python's that also tells thread 0, which ends the run before the next
+record.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ POOL_BYTES = 640
 # Words of a call block (8 bytes each): the error record, a zero, then the bases.
 CALL_ERROR_SITE = 0
 CALL_ERROR_VALUE = 1
+INTERRUPTED = -1  # in place of a site: Ctrl-C ended the run
 CALL_BASES = 2
 ABSOLUTE_BASE = 0  # always zero: a slot with this base holds an address
 ARENA_BASE = 1
@@ -340,6 +345,14 @@ join:
 
 joined:
   %open.here = phi i1 [ %open, %record ], [ false, %join ]
+  %stop = load atomic i32, ptr @interrupted monotonic, align 4
+  %stopped = icmp ne i32 %stop, 0
+  br i1 %stopped, label %interrupt, label %unbroken
+interrupt:
+  store i64 -1, ptr %call
+  br label %finish
+
+unbroken:
   %guard.bit = and i32 %flags, 4
   %guarded = icmp ne i32 %guard.bit, 0
   br i1 %guarded, label %guard, label %go
@@ -378,7 +391,7 @@ parallel.end:
   br label %next
 
 finish:
-  %open.last = phi i1 [ %open, %next ], [ %open.here, %guard ]
+  %open.last = phi i1 [ %open, %next ], [ %open.here, %guard ], [ %open.here, %interrupt ]
   br i1 %open.last, label %last.join, label %end
 last.join:
   call void @gather(ptr %pool)
@@ -432,7 +445,58 @@ timed.end:
     "LENGTH": "%length = add i64 0, 1",
 }
 
-FUNCTIONS = ("spin", "worker", "dismiss", "run", "run_timed")
+_NEVER_INTERRUPTED = """
+@interrupted = internal global i32 0
+
+define i64 @run_interruptible(ptr %pool, ptr %program, ptr %call, ptr %times) {
+  %site = call i64 @run(ptr %pool, ptr %program, ptr %call, ptr %times)
+  ret i64 %site
+}
+"""
+
+# The first field of a `struct sigaction` is the handler, here and there; the rest is only copied.
+_INTERRUPTIBLE = """
+@interrupted = internal global i32 0
+@handler.before = internal global ptr null
+
+declare i32 @sigaction(i32, ptr, ptr)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+
+; Passes on all that a handler may be given; one that takes less ignores the rest.
+define internal void @on_interrupt(i32 %signal, ptr %info, ptr %context) {
+  store atomic i32 1, ptr @interrupted monotonic, align 4
+  %before = load ptr, ptr @handler.before
+  call void %before(i32 %signal, ptr %info, ptr %context)
+  ret void
+}
+
+; As run, until Ctrl-C (signal 2): then INTERRUPTED. For thread 0 on the main thread only, as the handler belongs
+; to the whole process. Where the signal is ignored or kills (handlers 1 and 0), it stays so.
+define i64 @run_interruptible(ptr %pool, ptr %program, ptr %call, ptr %times) {
+entry:
+  %old = alloca [512 x i8], align 16
+  %new = alloca [512 x i8], align 16
+  %asked = call i32 @sigaction(i32 2, ptr null, ptr %old)
+  %handler = load ptr, ptr %old
+  %handler.number = ptrtoint ptr %handler to i64
+  %is.function = icmp ugt i64 %handler.number, 1
+  br i1 %is.function, label %install, label %plain
+install:
+  call void @llvm.memcpy.p0.p0.i64(ptr %new, ptr %old, i64 512, i1 false)
+  store ptr @on_interrupt, ptr %new
+  store ptr %handler, ptr @handler.before
+  %installed = call i32 @sigaction(i32 2, ptr %new, ptr null)
+  %site = call i64 @run(ptr %pool, ptr %program, ptr %call, ptr %times)
+  %restored = call i32 @sigaction(i32 2, ptr %old, ptr null)
+  store atomic i32 0, ptr @interrupted monotonic, align 4
+  ret i64 %site
+plain:
+  %site.plain = call i64 @run(ptr %pool, ptr %program, ptr %call, ptr %times)
+  ret i64 %site.plain
+}
+"""
+
+FUNCTIONS = ("spin", "worker", "dismiss", "run", "run_interruptible", "run_timed")
 
 
 def text(system: str, machine: str, futex: bool = True) -> str:
@@ -447,7 +511,9 @@ def text(system: str, machine: str, futex: bool = True) -> str:
         sleep = _POLL_SLEEP
     clock = _CLOCK.replace("CLOCK,", f"{_MONOTONIC_CLOCK.get(system, 1)},")
     walks = [_fill(_WALK, _PLAIN_PIECES), _fill(_WALK, _TIMED_PIECES)]
-    return "\n".join([_TYPES, declaration, sleep, clock, _WAITING.replace("PAUSE", pause), *walks])
+    interruption = _INTERRUPTIBLE if system in ("linux", "darwin") else _NEVER_INTERRUPTED
+    waiting = _WAITING.replace("PAUSE", pause)
+    return "\n".join([_TYPES, declaration, sleep, clock, waiting, interruption, *walks])
 
 
 def _fill(template: str, pieces: dict[str, str]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from firepot.graph.node import Node, grad_mode, severed_primitive, topological, variable
+from firepot.graph.node import Node, data_primitive, grad_mode, mark_primitive, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
 from firepot.transforms.accumulate import accumulate
+from firepot.transforms.recompute import Copies
 
 Hook = Callable[[Node, Node], Node]
 
@@ -38,7 +39,8 @@ def gradients(
     """
     order = topological(cotangents, _is_boundary)
     wanted = set(wrt) if wrt is not None else {n for n in order if n.primitive is variable}
-    if wrt is None or not wanted.issubset(order):  # what is asked for may lie behind a history that is gone
+    # What is asked for may lie behind a history that is gone, unless it is newer than any.
+    if wrt is None or any(n.primitive is not mark_primitive for n in wanted.difference(order)):
         _refuse_lost_history(order)
     on_path: set[Node] = set()
     for node in order:
@@ -46,6 +48,7 @@ def gradients(
             on_path.add(node)
     received: dict[Node, list[Node]] = {n: [g] for n, g in cotangents.items() if n in on_path}
     result: dict[Node, Node] = {}
+    copies = Copies()
     before = grad_mode.enabled
     grad_mode.enabled = create_graph
     try:
@@ -60,7 +63,8 @@ def gradients(
                 continue
             if not any(i in on_path for i in node.inputs):
                 continue
-            for i, gi in zip(node.inputs, node.primitive.vjp(g, node), strict=True):
+            at = copies.of(node, g)
+            for i, gi in zip(node.inputs, at.primitive.vjp(g, at), strict=True):
                 if gi is None or i not in on_path:
                     continue
                 assert gi.shape == i.shape, f"{node} gave {gi} as the gradient of {i}"
@@ -76,6 +80,11 @@ def _refuse_lost_history(order: Sequence[Node]) -> None:
             raise RuntimeError(
                 "backward: the graph holds the result of a function under fp.jit, whose history is inside the captured "
                 "program. Call backward() inside the jitted function too, or detach() the result"
+            )
+        if node.primitive is data_primitive and node.requires_grad:
+            raise RuntimeError(
+                "backward: inside fp.vmap, gradients cannot collect in the .grad of what is mapped over; use fp.grad or "
+                "fp.autograd.grad inside, or call backward() on the result of fp.vmap"
             )
         if not node.inputs and not _is_boundary(node):
             raise RuntimeError(

@@ -57,7 +57,7 @@ def test_parts_that_are_made_anyway_are_not_copied():
     for _ in range(5):
         states.append(fp.tanh(states[-1] @ w))
     _, program = run([fp.stack(states[1:])], Passes())
-    assert len(program.steps) == 2 * 5  # a product and a tanh for each step
+    assert len(program.steps) == 5  # a product with its tanh for each step
 
 
 def test_results_in_another_shape_are_made_in_place():
@@ -72,7 +72,7 @@ def test_results_in_another_shape_are_made_in_place():
 def test_equal_steps_are_one_kernel():
     x = fp.randn(64, 32)
     fp.eval(x)
-    _, program = run([fp.cat([fp.exp(x * 2) @ x.t(), fp.exp(x) @ x.t(), x @ x.t(), x @ x.t() + 1])], Passes())
+    _, program = run([fp.cat([fp.exp(x * 2) @ x.t(), fp.exp(x) @ x.t(), x @ x.t(), x @ x.t() + 1])], Passes(follow=False))
     keys = [step.kernel.key for step in program.steps if "matmul" in step.kernel.label]
     assert len(keys) == 3
     assert len(set(keys)) == 1

@@ -7,6 +7,7 @@ from oracle import Comparison, both, draw
 
 import firepot as fp
 from firepot.compiler import simplify
+from firepot.compiler.execute import Executor
 from firepot.compiler.program import Passes, Program, build
 from firepot.nn import functional as F
 
@@ -83,3 +84,43 @@ def test_an_update_in_place_waits_for_the_last_reader():
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         comparison.add(f"result {i}", a, b)
     comparison.check()
+
+
+@pytest.mark.parametrize("dtype", [fp.float32, fp.bfloat16])
+@pytest.mark.parametrize(
+    ("channels", "out", "size", "kernel", "options"),
+    [
+        (24, 40, (9, 11), 3, dict(padding=1)),  # minimal filtering, channels that fill no vector
+        (16, 33, (8, 8), 1, {}),
+        (1040, 24, (6, 5), 1, {}),  # gathered
+        (3, 20, (15, 14), 7, dict(padding=3, stride=2)),
+        (36, 36, (9, 7), 3, dict(padding=1, groups=36)),
+        (8, 12, (17,), 3, dict(padding=1, groups=2)),
+        (4, 10, (5, 4, 6), 2, {}),
+    ],
+)
+def test_work_after_convolutions(channels, out, size, kernel, options, dtype):
+    rank = len(size)
+    convolve = getattr(fp.nn.functional, f"conv{rank}d")
+    x = fp.randn(2, channels, *size).to(dtype)
+    w = (fp.randn(out, channels // options.get("groups", 1), *[kernel] * rank) * 0.1).to(dtype)
+    per_channel = [out] + [1] * rank
+    scale, shift = fp.randn(*per_channel).to(dtype), fp.randn(*per_channel).to(dtype)
+    last = fp.randn(8, out, *[1] * rank).to(dtype)
+    fp.eval(x, w, scale, shift, last)
+
+    def values(passes: Passes) -> tuple[list[np.ndarray], list[str]]:
+        first = fp.relu(convolve(x, w, **options) * scale + shift)
+        nodes = [convolve(first, last)._node]
+        _, leaves, order = simplify.structure(nodes)
+        inputs, copies = simplify.simplify(order, leaves, nodes)
+        program = build(inputs, copies, passes=passes)
+        buffers = Executor(program)([leaf.buffer for leaf in leaves])
+        raw = np.dtype(f"u{dtype.size}")
+        return [b.view(raw, n.shape) for b, n in zip(buffers, nodes, strict=True)], labels(program)
+
+    plain, _ = values(Passes(follow=False))
+    joined, kernels = values(Passes())
+    assert any("+" in label for label in kernels)
+    for a, b in zip(plain, joined, strict=True):
+        np.testing.assert_array_equal(a, b)

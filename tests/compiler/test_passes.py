@@ -18,8 +18,11 @@ VARIANTS = {
     "no merging": Passes(merge=False),
     "no following": Passes(follow=False),
     "no assembly": Passes(assemble=False),
+    "no scheduling": Passes(schedule=False),
     "no sharing of memory": Passes(share_memory=False),
-    "none": Passes(layout=False, recompute=False, assemble=False, merge=False, follow=False, share_memory=False),
+    "none": Passes(
+        layout=False, recompute=False, assemble=False, merge=False, follow=False, schedule=False, share_memory=False
+    ),
 }
 OPERATIONS = [
     "add",
@@ -265,3 +268,14 @@ def test_passes_do_what_they_are_for():
     _, shared = run([z])
     _, unshared = run([z], passes=Passes(share_memory=False))
     assert shared.arena < unshared.arena
+
+
+def test_gradients_of_pooling_follow_the_convolutions_around():
+    x, w = fp.randn(2, 16, 12, 12), fp.randn(16, 16, 3, 3)
+    fp.eval(x, w)
+    w.requires_grad = True
+    pooled = fp.nn.functional.max_pool2d(fp.nn.functional.conv2d(x, w, padding=1), 3, 2, 1)
+    fp.nn.functional.conv2d(pooled, w.detach(), padding=1).square().sum().backward()
+    _, program = run([w.grad], passes=Passes())
+    inner = [s for step in program.steps for s, _ in step.operands if program.places[s.number][0] == "arena"]
+    assert all(s.strides[1] == 1 for s in inner if len(s.strides) == 4 and s.strides[0])

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import firepot as fp
 from firepot.data import (
     BatchSampler,
     DataLoader,
@@ -149,6 +150,17 @@ class Dying(Noisy):
         return index
 
 
+class Killed(Noisy):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL) if index == 9 else None
+        return index
+
+
+class Drawing(Noisy):
+    def __getitem__(self, index):
+        return (fp.rand(2) + fp.ones(2)).numpy()
+
+
 class Slow(Noisy):
     def __getitem__(self, index):
         time.sleep(5)
@@ -171,7 +183,28 @@ def test_a_dead_and_a_slow_worker_are_told():
         list(DataLoader(Dying(), 4, num_workers=2))
     with pytest.raises(RuntimeError, match="no batch within the timeout"):
         list(DataLoader(Slow(), 4, num_workers=1, timeout=0.1))
+    with pytest.raises(RuntimeError, match=r"worker process 0 .* SIGKILL \(often: the system ran out of memory"):
+        list(DataLoader(Killed(), 4, num_workers=2))
     assert not active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_after_an_error_the_state_is_that_of_the_batches_handed_out(workers):
+    loader = DataLoader(Failing(), 4, num_workers=workers, generator=1)
+    seen = []
+    with pytest.raises(KeyError):
+        seen += iter(loader)
+    state = loader.state_dict()
+    assert (state["epoch"], state["batches"]) == (0, 2)
+    resumed = DataLoader(Noisy(), 4, generator=1)
+    resumed.load_state_dict(state)
+    assert next(iter(resumed))["index"].tolist() == [8, 9, 10, 11]
+
+
+def test_workers_compute_with_tensors_and_draw_numbers_of_their_own():
+    assert fp.ones(3).sum().item() == 3  # the loader's process has threads before it forks
+    rows = np.concatenate([batch.numpy() for batch in DataLoader(Drawing(), 4, num_workers=2)])
+    assert rows.shape == (22, 2) and len(np.unique(rows)) == 44 and (rows >= 1).all()
 
 
 def test_an_error_of_the_init_function_is_told():

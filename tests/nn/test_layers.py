@@ -191,3 +191,10 @@ def test_state_dict_that_does_not_fit() -> None:
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(RuntimeError, match=r"linear: input \[2, 4\] and weight \[2, 3\]"):
         nn.Linear(3, 2)(fp.zeros(2, 4))
+
+
+def test_there_is_one_device() -> None:
+    assert nn.Linear(3, 2).to("cpu", fp.float64).weight.dtype is fp.float64
+    for call in (lambda: nn.Linear(3, 2).to("cuda"), lambda: nn.Linear(3, 2).to(device="cuda:0")):
+        with pytest.raises(RuntimeError, match="'cpu' only, not on 'cuda"):
+            call()

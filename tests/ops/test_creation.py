@@ -8,6 +8,7 @@ import torch
 from oracle import Comparison
 
 import firepot as fp
+from firepot.compiler.driver import statistics
 
 CASES = {
     "zeros": lambda m: m.zeros(2, 3), "zeros tuple": lambda m: m.zeros((2, 3)), "ones 0-d": lambda m: m.ones(()),
@@ -68,6 +69,27 @@ def test_a_tensor_does_not_share_memory_with_numpy():
     assert x.tolist() == [1, 1, 1]
 
 
+def test_numbers_at_the_limits_of_their_dtype():
+    values = {
+        "int64": [-(2**63), 2**63 - 1, 1.7], "uint64": [2**64 - 1], "int8": [-128, 127, True], "uint8": [255, -255],
+        "float32": [1e300, -0.0, 2**70, float("nan")], "float16": [65519.0, 1e-8], "bfloat16": [1.5, 3e38], "bool": [2, 0.0],
+    }  # fmt: skip
+    comparison = Comparison()
+    for name, numbers in values.items():
+        for v in numbers:
+            comparison.add(f"{name} {v}", fp.tensor(v, dtype=getattr(fp, name)), torch.tensor(v, dtype=getattr(torch, name)))
+    comparison.check()
+
+
+def test_programs_serve_every_number():
+    x = fp.arange(5, dtype=fp.float32)
+    fp.eval(x * fp.tensor(0.5))
+    before = statistics()["programs"]
+    results = [(x * fp.tensor(0.25 * n)).tolist() for n in range(1, 5)]
+    assert statistics()["programs"] == before
+    assert results == [[0.25 * n * i for i in range(5)] for n in range(1, 5)]
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
@@ -78,6 +100,9 @@ def test_a_tensor_does_not_share_memory_with_numpy():
         (lambda: fp.tensor(np.array([1 + 2j])), TypeError, "complex128"),
         (lambda: fp.zeros(2, device="cuda"), RuntimeError, "cuda"),
         (lambda: fp.ones(2, dtype=fp.int64, requires_grad=True), RuntimeError, "floating point"),
+        (lambda: fp.tensor(2**63), RuntimeError, "9223372036854775808 cannot be converted to int64"),
+        (lambda: fp.tensor(300, dtype=fp.uint8), RuntimeError, "300 cannot be converted to uint8"),
+        (lambda: fp.tensor(float("nan"), dtype=fp.int32), RuntimeError, "nan cannot be converted to int32"),
         (lambda: fp.linspace(0, 1, -1), RuntimeError, "linspace: .*-1"),
         (lambda: fp.eye(-1), RuntimeError, "eye: .*-1"),
     ],

@@ -10,6 +10,7 @@ import torch
 
 import firepot as fp
 from firepot import nn
+from firepot.compiler.driver import statistics
 
 F = nn.functional
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -19,7 +20,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 1e-3, "weight_decay": 0.1, "amsgrad": True}),
     ("AdamW", {"lr": 1e-3}),
     ("RMSprop", {"lr": 1e-3, "momentum": 0.5, "centered": True}),
-    ("Adagrad", {}), ("Adadelta", {}), ("NAdam", {}), ("Adamax", {}),
+    ("Adagrad", {}), ("Adadelta", {}), ("NAdam", {}), ("Adamax", {}), ("RAdam", {}), ("ASGD", {"t0": 3}),
+    ("Adafactor", {"weight_decay": 0.1}), ("Rprop", {}),
 ]  # fmt: skip
 
 
@@ -129,3 +131,33 @@ def test_plateau() -> None:
     for metric in (1.0, 0.5, 0.5, 0.5, 0.5):
         schedule.step(metric)
     assert a.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
+def test_cyclic_rates(mode: str) -> None:
+    weight = np.ones(3, np.float32)
+    a = fp.optim.SGD([fp.from_numpy(weight).requires_grad_()], lr=0.1, momentum=0.9)
+    b = torch.optim.SGD([torch.from_numpy(weight).requires_grad_()], lr=0.1, momentum=0.9)
+    settings: dict[str, Any] = {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3, "step_size_down": 5, "mode": mode}
+    ours = fp.optim.lr_scheduler.CyclicLR(a, gamma=0.95, **settings)
+    theirs = torch.optim.lr_scheduler.CyclicLR(b, gamma=0.95, **settings)
+    for _ in range(20):
+        assert a.param_groups[0]["lr"] == pytest.approx(b.param_groups[0]["lr"])
+        assert a.param_groups[0]["momentum"] == pytest.approx(b.param_groups[0]["momentum"])
+        b.step()
+        ours.step()
+        theirs.step()
+
+
+def test_a_schedule_needs_no_new_programs_in_a_plain_loop() -> None:
+    weight = nn.Parameter(fp.tensor([1.0, -2.0, 3.0]))
+    optimizer = fp.optim.Adam([weight], lr=0.1)
+    schedule = fp.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    programs = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+        schedule.step()
+        programs.append(statistics()["programs"])
+    assert programs[2:] == [programs[2]] * 4

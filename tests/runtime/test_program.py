@@ -205,6 +205,45 @@ def test_a_guarded_step_does_not_start_after_an_error(threads: int, overwrite: K
     assert values.min() >= 1
 
 
+def interrupt_after(seconds: float) -> threading.Timer:
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    return timer
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="needs sigaction")
+def test_an_interrupt_ends_a_repeatable_program_between_kernels(threads: int) -> None:
+    steps = [*[Step(doze, ())] * 100, Step(rotate, (Operand(FIRST), Operand(FIRST + 1)))]
+    program = Executable(steps, bases=2, repeatable=True)
+    source, _ = int_buffer(np.zeros(N, np.int64))
+    target, values = int_buffer(np.zeros(N, np.int64))
+    begin = time.perf_counter()
+    timer = interrupt_after(0.1)
+    with pytest.raises(KeyboardInterrupt):
+        program.run([source.address, target.address])
+    timer.join()
+    assert time.perf_counter() - begin < 1.5  # the whole takes more than two seconds
+    np.testing.assert_array_equal(values, 0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_does_not_raise_lets_the_program_be_done(threads: int) -> None:
+    steps = [*[Step(doze, ())] * 10, Step(rotate, (Operand(FIRST), Operand(FIRST + 1)))]
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        for repeatable in (True, False):
+            source, _ = int_buffer(np.zeros(N, np.int64))
+            target, values = int_buffer(np.zeros(N, np.int64))
+            timer = interrupt_after(0.05)
+            assert Executable(steps, bases=2, repeatable=repeatable).run([source.address, target.address]) is None
+            timer.join()
+            np.testing.assert_array_equal(values, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT] * 2
+
+
 def test_profile_computes_the_same_and_times_each_step(threads: int) -> None:
     steps = [*ping_pong([rotate, rotate_serial]), Step(doze, ()), Step(two_phases, (Operand(ARENA),))]
     program = Executable(steps, bases=1, arena_bytes=8 * N)

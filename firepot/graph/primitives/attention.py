@@ -12,7 +12,7 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Opaque, Shape, apply, detach, grad_mode
+from firepot.graph.node import Batching, Node, Opaque, Shape, apply, detach, grad_mode
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.contract import contract
@@ -43,6 +43,9 @@ class Attention(Opaque):
     def lower(self, context: Any, node: Node) -> None:
         context.attention(node)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return _batched(self, node, inputs, batched, batching)
+
 
 class AttentionGradient(Opaque):
     """The gradient of one input of attention. inputs: attention's, then the gradient of its result.
@@ -58,6 +61,19 @@ class AttentionGradient(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.attention_gradient(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return _batched(self, node, inputs, batched, batching)
+
+
+def _batched(
+    primitive: Opaque, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching
+) -> Node:
+    """The examples as part of the batch that attention has anyway."""
+    joined = [
+        views.reshape(i, (i.shape[0] * i.shape[1], *i.shape[2:])) for i in batching.spread(inputs, batched)
+    ]
+    return views.reshape(apply(primitive, tuple(joined), node.params), (batching.size, *node.shape))
 
 
 attention_primitive = Attention()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Opaque, Shape, apply
+from firepot.graph.node import Batching, Node, Opaque, Shape, apply
 from firepot.graph.primitives import views
 
 Gradients = Sequence[Node | None]
@@ -27,6 +27,20 @@ class _Contract(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.contract(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        (x, y), size = inputs, batching.size
+        batch, m, n = node.shape
+        k = node.inputs[0].shape[2]
+        if all(batched):
+            product = contract(views.reshape(x, (size * batch, m, k)), views.reshape(y, (size * batch, k, n)))
+            return views.reshape(product, (size, batch, m, n))
+        # With one factor common to the examples, they are further rows or columns of one product.
+        if batched[0]:
+            rows = views.reshape(views.permute(x, (1, 0, 2, 3)), (batch, size * m, k))
+            return views.permute(views.reshape(contract(rows, y), (batch, size, m, n)), (1, 0, 2, 3))
+        columns = views.reshape(views.permute(y, (1, 2, 0, 3)), (batch, k, size * n))
+        return views.permute(views.reshape(contract(x, columns), (batch, m, size, n)), (2, 0, 1, 3))
 
 
 contract_primitive = _Contract()
@@ -71,6 +85,49 @@ class Convolve(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.convolve(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        mode, *rest, groups = node.params
+        (a, b), size = inputs, batching.size
+        if all(batched):  # each example is a group of its own
+            axis_a, axis_b, axis = _GROUPED[mode]
+            result = apply(self, (_join(a, axis_a, 1), _join(b, axis_b, 1)), (mode, *rest, groups * size))
+            return _split(result, axis, size, 1)
+        which = 0 if batched[0] else 1
+        axis_in, within_in, axis, within = _OPEN[mode][which]
+        joined = _join(inputs[which], axis_in, groups if within_in else 1)
+        result = apply(self, (joined, b) if which == 0 else (a, joined), node.params)
+        return _split(result, axis, size, groups if within else 1)
+
+
+# How the examples of a batched convolution enter the form: by mode, the dimension of each operand and of the result
+# that the groups divide, and for either operand alone a dimension that it shares with the result but not with the
+# other operand, as (its number, whether the groups divide it there, its number in the result, and likewise).
+_GROUPED = {"forward": (1, 0, 1), "input_grad": (1, 0, 1), "weight_grad": (1, 1, 0)}
+_OPEN = {
+    "forward": ((0, False, 0, False), (0, True, 1, True)),  # N of x; O of w
+    "input_grad": ((0, False, 0, False), (1, False, 1, True)),  # N of g; C of w
+    "weight_grad": ((1, True, 1, False), (1, True, 0, True)),  # C of x; O of g
+}
+
+
+def _join(x: Node, axis: int, groups: int) -> Node:
+    """(examples, …) with the examples made part of dimension `axis` of one of them, within each of its groups."""
+    size, *shape = x.shape
+    x = views.reshape(x, (size, *shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :]))
+    rank = len(x.shape)
+    x = views.permute(x, (*range(1, axis + 2), 0, *range(axis + 2, rank)))
+    return views.reshape(x, (*shape[:axis], size * shape[axis], *shape[axis + 1 :]))
+
+
+def _split(x: Node, axis: int, size: int, groups: int) -> Node:
+    """The inverse of _join."""
+    shape = x.shape
+    each = shape[axis] // size // groups
+    x = views.reshape(x, (*shape[:axis], groups, size, each, *shape[axis + 1 :]))
+    rank = len(x.shape)
+    x = views.permute(x, (axis + 1, *range(axis + 1), *range(axis + 2, rank)))
+    return views.reshape(x, (size, *shape[:axis], groups * each, *shape[axis + 1 :]))
 
 
 convolve_primitive = Convolve()

@@ -13,7 +13,17 @@ from typing import Any
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
-from firepot.graph.node import Elementwise, Node, Primitive, Shape, View, apply, data_primitive, severed_primitive
+from firepot.graph.node import (
+    Elementwise,
+    Node,
+    Primitive,
+    Shape,
+    View,
+    apply,
+    data_primitive,
+    severed_primitive,
+    unchanged,
+)
 from firepot.graph.primitives import views
 from firepot.kernels.loops import CheckedIndex, Const, Expr, Op, Position
 
@@ -129,15 +139,15 @@ def sub(a: Node, b: Node) -> Node:
 def mul(a: Node, b: Node) -> Node:
     if a.dtype.kind == "f":  # multiplying by one is exact for every float, NaN included
         if constant_value(b) == 1:
-            return a
+            return unchanged(a)
         if constant_value(a) == 1:
-            return b
+            return unchanged(b)
     return apply(mul_primitive, (a, b))
 
 
 def div(a: Node, b: Node) -> Node:
     if constant_value(b) == 1:
-        return a
+        return unchanged(a)
     return apply(div_primitive, (a, b))
 
 
@@ -188,7 +198,34 @@ hypot_primitive = Scalar("hypot", lambda g, y, a, b: (mul(g, div(a, y)), mul(g, 
 copysign_primitive = Scalar(
     "copysign", lambda g, y, a, b: (mul(g, where(eq(a, like(a, 0)), like(a, 0), div(y, a))), None)
 )
-nextafter_primitive = Scalar("nextafter")
+nextafter_primitive = Scalar("nextafter", lambda g, y, a, b: (g, None))
+gcd_primitive = Scalar("gcd")
+
+
+def _zeta_rule(g: Node, y: Node, s: Node, q: Node) -> Gradients:
+    # ∂ζ/∂q = −s ζ(s + 1, q); by s there is no closed form.
+    return (None, neg(mul(g, mul(s, binary("zeta", add(s, like(s, 1)), q)))))
+
+
+def _igamma_rule(sign: float) -> Rule:
+    def rule(g: Node, y: Node, a: Node, x: Node) -> Gradients:
+        # ∂P/∂x = xᵃ⁻¹ e⁻ˣ / Γ(a); by a there is no closed form.
+        log_density = sub(sub(mul(sub(a, like(a, 1)), log(x)), x), unary("lgamma", a))
+        return (None, mul(g, mul(like(x, sign), unary("exp", log_density))))
+
+    return rule
+
+
+zeta_primitive = Scalar("zeta", _zeta_rule)
+igamma_primitive = Scalar("igamma", _igamma_rule(1.0))
+igammac_primitive = Scalar("igammac", _igamma_rule(-1.0))
+_polynomials = [
+    Scalar(name)
+    for name in (
+        "chebyshev_polynomial_t", "chebyshev_polynomial_u", "chebyshev_polynomial_v", "chebyshev_polynomial_w",
+        "hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p",
+    )
+]  # fmt: skip
 
 # -- unary -----------------------------------------------------------------------------------------------------------
 
@@ -228,7 +265,7 @@ _UNARY: dict[str, Rule | None] = {
     "erfc": lambda g, y, x: (mul(g, mul(like(x, -_TWO_OVER_SQRT_PI), unary("exp", neg(square(x))))),),
     "erfinv": lambda g, y, x: (mul(g, mul(like(y, 1 / _TWO_OVER_SQRT_PI), unary("exp", square(y)))),),
     "lgamma": lambda g, y, x: (mul(g, unary("digamma", x)),),
-    "digamma": None,
+    "digamma": lambda g, y, x: (mul(g, binary("zeta", like(x, 2), x)),),
     "sigmoid": lambda g, y, x: (mul(g, mul(y, sub(like(y, 1), y))),),
     # By the result, which is what follows a ReLU in memory anyway; zero at zero, as PyTorch has it.
     "relu": lambda g, y, x: (where(compare("le", y, like(y, 0)), like(g, 0), g),),
@@ -258,7 +295,8 @@ _binary = {
     for p in (
         add_primitive, sub_primitive, mul_primitive, div_primitive, pow_primitive, maximum_primitive,
         minimum_primitive, floordiv_primitive, truncdiv_primitive, remainder_primitive, fmod_primitive,
-        atan2_primitive, hypot_primitive, copysign_primitive, nextafter_primitive,
+        atan2_primitive, hypot_primitive, copysign_primitive, nextafter_primitive, gcd_primitive, zeta_primitive,
+        igamma_primitive, igammac_primitive, *_polynomials,
     )
 } | _bitwise  # fmt: skip
 
@@ -311,7 +349,7 @@ where_primitive = Scalar("where", lambda g, y, c, a, b: (None, where(c, g, like(
 
 def where(condition: Node, a: Node, b: Node) -> Node:
     if a is b:
-        return a
+        return unchanged(a)
     return apply(where_primitive, (condition, a, b))
 
 
@@ -350,7 +388,7 @@ bitcast_primitive = _Bitcast()
 
 def cast(x: Node, dtype: DType) -> Node:
     if x.dtype is dtype:
-        return x
+        return unchanged(x)
     if x.primitive is constant_primitive:
         value = x.params[0]
         if dtype.kind == "f" or (isinstance(value, int) and -128 <= value < 128 and dtype.kind != "u"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Opaque, Primitive, Shape, apply
+from firepot.graph.node import Batching, Node, Opaque, Primitive, Shape, apply, grad_mode
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
+from firepot.graph.primitives.reduce import reduce
 
 Gradients = Sequence[Node | None]
 
@@ -33,6 +35,18 @@ class Take(Primitive):
         zeros = ew.like(x, 0)
         return [scatter(zeros, g, indices, node.params[0], "add"), *[None] * len(indices)]
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        x, *indices = inputs
+        axes = node.params[0]
+        if any(batched[1:]):
+            if not batched[0]:
+                spread = batching.spread(indices, batched[1:])
+                return take(x, spread, axes)
+            return take(x, *_positions(batching, indices, batched[1:], axes))
+        rank = len(indices[0].shape)
+        taken = take(x, indices, tuple(a + 1 for a in axes))  # the indices' shape, the examples, the rest
+        return views.permute(taken, (rank, *range(rank), *range(rank + 1, len(taken.shape))))
+
 
 class Scatter(Opaque):
     """x with updates written ('set'), added ('add') or folded ('max', 'min', 'prod') in at computed positions.
@@ -53,7 +67,8 @@ class Scatter(Opaque):
         if mode == "add":
             return [g, take(g, indices, axes), *nothing]
         if mode == "set":
-            return [scatter(g, ew.like(updates, 0), indices, axes, "set"), take(g, indices, axes), *nothing]
+            lost = scatter(g, ew.like(updates, 0), indices, axes, "set")
+            return [lost, ew.where(_last_writers(node), take(g, indices, axes), ew.like(updates, 0)), *nothing]
         # The contributions that are the result share its gradient, the original element among them.
         spread = take(node, indices, axes)
         mine = ew.cast(ew.eq(updates, spread), x.dtype)
@@ -66,6 +81,40 @@ class Scatter(Opaque):
 
     def lower(self, context: Any, node: Node) -> None:
         context.scatter(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        x, updates = batching.spread(inputs[:2], batched[:2])
+        indices = inputs[2:]
+        axes, mode = node.params
+        if any(batched[2:]):
+            return scatter(x, updates, *_positions(batching, indices, batched[2:], axes), mode)
+        rank = len(indices[0].shape)
+        updates = views.permute(updates, (*range(1, rank + 1), 0, *range(rank + 1, len(updates.shape))))
+        return scatter(x, updates, indices, tuple(a + 1 for a in axes), mode)
+
+
+def _positions(
+    batching: Batching, indices: Sequence[Node], batched: Sequence[bool], axes: Sequence[int]
+) -> tuple[list[Node], tuple[int, ...]]:
+    """Indices and axes for a value of many examples, whose number is an index too."""
+    spread = batching.spread(indices, batched)
+    shape = spread[0].shape
+    column = views.reshape(ew.iota(batching.size, dtypes.int64), (batching.size, *(1,) * (len(shape) - 1)))
+    return [views.expand(column, shape), *spread], (0, *(a + 1 for a in axes))
+
+
+def _last_writers(node: Node) -> Node:
+    """Which updates of a 'set' are still there: shaped as the updates. Where positions repeat, the last one is."""
+    x, updates, *indices = node.inputs
+    axes, shape = node.params[0], indices[0].shape
+    if shape == () or indices[0].size <= 1:
+        return ew.full(updates.shape, True, dtypes.bool_)
+    order = views.reshape(ew.iota(indices[0].size, dtypes.int64), shape)
+    by_position = tuple(range(len(axes)))
+    nobody = ew.full(tuple(x.shape[a] for a in axes), -1, dtypes.int64)
+    winners = take(scatter(nobody, order, indices, by_position, "set"), indices, by_position)
+    here = views.reshape(ew.eq(winners, order), shape + (1,) * (len(updates.shape) - len(shape)))
+    return views.expand(here, updates.shape)
 
 
 take_primitive = Take()
@@ -92,9 +141,12 @@ class _ArgSort(Opaque):
     def lower(self, context: Any, node: Node) -> None:
         context.argsort(node)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return argsort(inputs[0], node.params[0])
+
 
 class _Scan(Opaque):
-    """Running fold along the last axis. params: (combine,): sum, prod, max, min, or their positions as int64:
+    """Running fold along the last axis. params: (combine,): sum, prod, max, min, logsumexp, or positions as int64:
     argmax, argmin (the last position of a tie, as torch.cummax)."""
 
     name = "scan"
@@ -117,11 +169,18 @@ class _Scan(Opaque):
             positions = scan(x, "arg" + combine)
             return (_scatter_last(ew.like(x, 0), g, positions),)
         if combine == "prod":
+            if grad_mode.enabled:
+                return (_differentiable_product_gradient(g, x),)
             return (_cumulative_product_gradient(g, node, x, reversed_sum),)
+        if combine == "logsumexp":
+            return (_log_sum_gradient(g, node, x),)
         return (None,)
 
     def lower(self, context: Any, node: Node) -> None:
         context.scan(node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return scan(inputs[0], node.params[0])
 
 
 def _cumulative_product_gradient(g: Node, y: Node, x: Node, reversed_sum: Any) -> Node:
@@ -139,6 +198,40 @@ def _cumulative_product_gradient(g: Node, y: Node, x: Node, reversed_sum: Any) -
     replaced = scan(ew.where(first, ew.like(x, 1), x), "prod")
     at_zero = reversed_sum(ew.mul(g, replaced))
     return ew.where(before, plain, ew.where(first, at_zero, ew.like(x, 0)))
+
+
+def _differentiable_product_gradient(g: Node, x: Node) -> Node:
+    """The same in a form that has derivatives of its own also at zeros: n² products for a row of n.
+
+    Σ_j g_j Π_{k<i} x_k Π_{i<k≤j} x_k, the products behind i as running products of rows that hold 1 up to i.
+    """
+    n = x.shape[-1]
+    last = len(x.shape)
+    ones = ew.like(views.slice_(x, (0,) * last, (*x.shape[:-1], min(n, 1))), 1)
+    before = views.concatenate([ones, views.slice_(scan(x, "prod"), (0,) * last, (*x.shape[:-1], max(n - 1, 0)))],
+                               last - 1)  # fmt: skip
+    wide = (*x.shape, n)
+    row = views.expand(views.reshape(ew.iota(n, dtypes.int64), (n, 1)), wide)
+    column = views.expand(ew.iota(n, dtypes.int64), wide)
+    factors = views.expand(views.reshape(x, (*x.shape[:-1], 1, n)), wide)
+    products = scan(ew.where(ew.gt(column, row), factors, ew.like(factors, 1)), "prod")
+    weights = views.expand(views.reshape(g, (*x.shape[:-1], 1, n)), wide)
+    kept = ew.where(ew.ge(column, row), ew.mul(weights, products), ew.like(weights, 0))
+    return ew.mul(before, reduce("sum", kept, (last,)))
+
+
+def _log_sum_gradient(g: Node, y: Node, x: Node) -> Node:
+    """Σ_{j ≥ i} g_j exp(x_i − y_j), summed in logarithms, the positive weights apart from the negative ones."""
+    axis = len(x.shape) - 1
+
+    def side(weight: Node) -> Node:
+        some = ew.gt(weight, ew.like(weight, 0))
+        safe = ew.where(some, weight, ew.like(weight, 1))
+        terms = ew.where(some, ew.sub(ew.log(safe), y), ew.like(weight, -math.inf))
+        total = views.flip(scan(views.flip(terms, (axis,)), "logsumexp"), (axis,))
+        return ew.unary("exp", ew.add(total, x))
+
+    return ew.sub(side(g), side(ew.neg(g)))
 
 
 def _grid(shape: Shape, last: Node) -> list[Node]:

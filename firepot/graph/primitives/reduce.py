@@ -7,7 +7,7 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, Primitive, Shape, apply
+from firepot.graph.node import Batching, Node, Primitive, Shape, apply, grad_mode, unchanged
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 
@@ -40,9 +40,14 @@ class Reduce(Primitive):
         count = reduce("sum", ew.cast(hit, x.dtype), axes)  # ties share the gradient, as torch.amax
         return (ew.where(hit, ew.div(spread, restore(count, x.shape, axes)), ew.like(x, 0)),)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return reduce(self.combine, inputs[0], tuple(d + 1 for d in node.params[0]))
+
 
 def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
     """The product over `axes` without the element itself, exact where elements are zero."""
+    if grad_mode.enabled:
+        return _differentiable_product_of_others(x, axes)
     zero = ew.eq(x, ew.like(x, 0))
     count = restore(reduce("sum", ew.cast(zero, x.dtype), axes), x.shape, axes)
     nonzero = ew.where(zero, ew.like(x, 1), x)
@@ -50,6 +55,24 @@ def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
     alone = ew.and_(zero, ew.eq(count, ew.like(x, 1)))  # the only zero: the others' product is what is left
     none = ew.eq(count, ew.like(x, 0))
     return ew.where(none, ew.div(product, nonzero), ew.where(alone, product, ew.like(x, 0)))
+
+
+def _differentiable_product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
+    """The same in a form that has derivatives of its own also at zeros: the product before times that behind."""
+    from firepot.graph.primitives.gather import scan
+
+    order = [d for d in range(len(x.shape)) if d not in axes] + list(axes)
+    moved = views.permute(x, order)
+    kept = moved.shape[: len(order) - len(axes)]
+    rows = views.reshape(moved, (*kept, views.size_of(moved.shape[len(kept) :])))
+    n, last = rows.shape[-1], len(kept)
+
+    def before(row: Node) -> Node:
+        part = views.slice_(scan(row, "prod"), (0,) * (last + 1), (*kept, max(n - 1, 0)))
+        return views.concatenate([ew.full((*kept, min(n, 1)), 1, row.dtype), part], last)
+
+    behind = views.flip(before(views.flip(rows, (last,))), (last,))
+    return views.permute(views.reshape(ew.mul(before(rows), behind), moved.shape), views.inverse(order))
 
 
 def restore(x: Node, shape: Shape, axes: Sequence[int]) -> Node:
@@ -64,7 +87,7 @@ PRIMITIVES = {name: Reduce(name) for name in ("sum", "prod", "max", "min", "any"
 def reduce(combine: str, x: Node, axes: Sequence[int]) -> Node:
     axes = tuple(sorted(axes))
     if not axes:
-        return x
+        return unchanged(x)
     if combine in ("sum", "max", "min") and all(x.shape[d] == 1 for d in axes):
         return views.reshape(x, tuple(s for d, s in enumerate(x.shape) if d not in axes))
     return apply(PRIMITIVES[combine], (x,), (axes,))

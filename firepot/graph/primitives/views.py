@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index, contiguous_strides, flatten, unflatten
-from firepot.graph.node import Node, Shape, View, apply
+from firepot.graph.node import Batching, Node, Shape, View, apply, unchanged
 
 Gradients = Sequence[Node | None]
 Mapped = tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]
@@ -27,6 +27,9 @@ class _Reshape(View):
 
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
         return reindex_shape(index, node.shape, node.inputs[0].shape), ()
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return reshape(inputs[0], (batching.size, *node.shape))
 
 
 def reindex_shape(index: Sequence[Index], shape: Shape, target: Shape) -> tuple[Index, ...]:
@@ -66,7 +69,7 @@ reshape_primitive = _Reshape()
 
 def reshape(x: Node, shape: Shape) -> Node:
     if x.shape == shape:
-        return x
+        return unchanged(x)
     if x.primitive is reshape_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
         return reshape(x.inputs[0], shape)
     return apply(reshape_primitive, (x,), (shape,))
@@ -86,6 +89,9 @@ class _Permute(View):
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
         return tuple(index[d] for d in inverse(node.params[0])), ()
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return permute(inputs[0], (0, *(d + 1 for d in node.params[0])))
+
 
 def inverse(order: Sequence[int]) -> tuple[int, ...]:
     """The permutation that undoes `order`."""
@@ -101,7 +107,7 @@ permute_primitive = _Permute()
 def permute(x: Node, order: Sequence[int]) -> Node:
     order = tuple(order)
     if order == tuple(range(len(order))):
-        return x
+        return unchanged(x)
     if x.primitive is permute_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
         return permute(x.inputs[0], tuple(x.params[0][d] for d in order))
     return apply(permute_primitive, (x,), (order,))
@@ -130,13 +136,18 @@ class _Expand(View):
         inner = index[len(index) - len(shape) :]
         return tuple(Index() if s == 1 else i for i, s in zip(inner, shape, strict=True)), ()
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        inner = node.inputs[0].shape
+        aligned = (batching.size, *(1,) * (len(node.shape) - len(inner)), *inner)
+        return expand(reshape(inputs[0], aligned), (batching.size, *node.shape))
+
 
 expand_primitive = _Expand()
 
 
 def expand(x: Node, shape: Shape) -> Node:
     if x.shape == shape:
-        return x
+        return unchanged(x)
     if x.primitive is expand_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
         return expand(x.inputs[0], shape)
     return apply(expand_primitive, (x,), (shape,))
@@ -167,13 +178,17 @@ class _Pad(View):
         value: bool | int | float = node.params[2]
         return value
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        low, high, value = node.params
+        return pad(inputs[0], (0, *low), (0, *high), value)
+
 
 pad_primitive = _Pad()
 
 
 def pad(x: Node, low: Sequence[int], high: Sequence[int], value: bool | int | float = 0) -> Node:
     if not any(low) and not any(high):
-        return x
+        return unchanged(x)
     return apply(pad_primitive, (x,), (tuple(low), tuple(high), value))
 
 
@@ -195,6 +210,10 @@ class _Slice(View):
     def index(self, index: tuple[Index, ...], node: Node) -> Mapped:
         start, _, step = node.params
         return tuple(i * t + s for i, s, t in zip(index, start, step, strict=True)), ()
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        start, length, step = node.params
+        return slice_(inputs[0], (0, *start), (batching.size, *length), (1, *step))
 
 
 class _Unslice(View):
@@ -224,6 +243,10 @@ class _Unslice(View):
                 conditions.append((away // t, size))
         return tuple(inner), tuple(conditions)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        shape, start, step = node.params
+        return unslice(inputs[0], (batching.size, *shape), (0, *start), (1, *step))
+
 
 slice_primitive = _Slice()
 unslice_primitive = _Unslice()
@@ -232,7 +255,7 @@ unslice_primitive = _Unslice()
 def slice_(x: Node, start: Sequence[int], length: Sequence[int], step: Sequence[int] | None = None) -> Node:
     step = tuple(step) if step is not None else (1,) * len(x.shape)
     if tuple(length) == x.shape and not any(start) and all(t == 1 for t in step):
-        return x
+        return unchanged(x)
     return apply(slice_primitive, (x,), (tuple(start), tuple(length), step))
 
 
@@ -244,7 +267,7 @@ def flip(x: Node, axes: Sequence[int]) -> Node:
     start = tuple(s - 1 if d in axes else 0 for d, s in enumerate(x.shape))
     step = tuple(-1 if d in axes else 1 for d in range(len(x.shape)))
     if 0 in x.shape:
-        return x
+        return unchanged(x)
     return slice_(x, start, x.shape, step)
 
 
@@ -267,6 +290,9 @@ class Concatenate(View):
             result.append(slice_(g, start, i.shape))
             start[axis] += i.shape[axis]
         return result
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return concatenate(batching.spread(inputs, batched), node.params[0] + 1)
 
 
 concatenate_primitive = Concatenate()
@@ -332,6 +358,9 @@ class _Windows(View):
         value: bool | int | float = node.params[5]
         return value
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, inputs, node.params)
+
 
 class _SpreadWindows(View):
     """Windows (…, *T, *K) seen from the positions (…, *S, *K) they were read at, 0 elsewhere.
@@ -362,6 +391,9 @@ class _SpreadWindows(View):
             inner.append(away // stride[d])
         return tuple(inner) + tuple(index[batch + rank :]), tuple(conditions)
 
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, inputs, node.params)
+
 
 class _PickWindows(View):
     """The inverse of spread_windows; same params."""
@@ -385,6 +417,9 @@ class _PickWindows(View):
             inner.append(s)
             conditions.append((s, size[d]))
         return tuple(inner) + tuple(index[batch + rank :]), tuple(conditions)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return apply(self, inputs, node.params)
 
 
 windows_primitive = _Windows()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from firepot.graph.dtypes import DType
-from firepot.kernels.llvm import math
+from firepot.kernels.llvm import math, special
 from firepot.kernels.llvm.builder import Builder, Value, vector
 
 _FLOAT_COMPARE = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
@@ -146,6 +146,8 @@ def _integer(b: Builder, name: str, args: Sequence[Value], dtype: DType) -> Valu
         return b._binary(name, name, x, args[1])
     if name in ("shl", "shr"):
         return _shift(b, name, x, args[1], dtype)
+    if name == "gcd":
+        return special.gcd(b, args, signed)
     if name == "pow":
         return math.integer_power(b, x, args[1], signed)
     if name in ("floor", "ceil", "trunc", "round"):

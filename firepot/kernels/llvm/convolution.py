@@ -3,6 +3,7 @@
     depthwise    every channel on its own
     winograd     3×3 without stride, by minimal filtering: a quarter of the multiplications
     direct       forward and input gradient of everything else
+    pointwise    weight gradient of 1×1
     weight       weight gradient of everything else
 
 Activations are channels-last where speed matters; every other layout, and float16 and bfloat16, are converted
@@ -15,15 +16,21 @@ import math
 from typing import Any
 
 from firepot.kernels.kernel import Kernel
-from firepot.kernels.llvm import convolution_depthwise, convolution_weight, convolution_winograd
+from firepot.kernels.llvm import (
+    convolution_depthwise,
+    convolution_pointwise,
+    convolution_weight,
+    convolution_winograd,
+)
 from firepot.kernels.llvm.convolution_depthwise import Depthwise
 from firepot.kernels.llvm.convolution_direct import Direct
 from firepot.kernels.llvm.convolution_form import Convolution
+from firepot.kernels.llvm.convolution_pointwise import PointwiseWeight
 from firepot.kernels.llvm.convolution_weight import WeightGradient
 from firepot.kernels.llvm.convolution_winograd import Winograd, WinogradWeight
-from firepot.kernels.llvm.epilogue import Epilogue
+from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 
-__all__ = ["Convolution", "lower"]
+__all__ = ["Convolution", "lower", "result_lane"]
 
 _SERIAL = 1 << 15  # products below which waking the other threads costs more than it saves
 _LABELS = {"forward": "convolve", "input_grad": "convolve_input_grad", "weight_grad": "convolve_weight_grad"}
@@ -32,30 +39,47 @@ _LABELS = {"forward": "convolve", "input_grad": "convolve_input_grad", "weight_g
 def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
     """The kernel of a convolution whose results the epilogue takes."""
     plan = _plan(c, processor)
-    elements = c.batch * c.in_channels * math.prod(c.input_size)
-    elements += c.batch * c.out_channels * math.prod(c.output_size)
-    elements += c.out_channels * (c.in_channels // c.groups) * math.prod(c.kernel)
+    following = epilogue if isinstance(epilogue, NestEpilogue) else None
+    x = c.batch * c.in_channels * math.prod(c.input_size)
+    y = c.batch * c.out_channels * math.prod(c.output_size)
+    w = c.out_channels * (c.in_channels // c.groups) * math.prod(c.kernel)
+    result = {"forward": y, "input_grad": x, "weight_grad": w}[c.mode]
+    moved = c.dtype.size * (x + y + w - result) + (following.bytes if following else c.dtype.size * result)
     kernel = "×".join(map(str, c.kernel[1:]))
     return Kernel(
         key=f"convolution {processor.vector_bytes} {processor.vector_registers} {plan} {epilogue.key}",
         generate=lambda: plan.generate(epilogue),
         phases=plan.phases,
-        label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}",
+        label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}"
+        + (f" + {following.label}" if following else ""),
         workspace=plan.workspace_bytes,
-        scratch=plan.scratch_bytes,
+        scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
         parallel=c.products >= _SERIAL,
-        flops=2 * c.products,
-        bytes=c.dtype.size * elements,
+        flops=2 * c.products + (following.flops if following else 0),
+        bytes=moved,
+        aliases=following.aliases if following else frozenset(),
     )
 
 
-def _plan(c: Convolution, processor: Any) -> Depthwise | Direct | WeightGradient | Winograd | WinogradWeight:
+def result_lane(c: Convolution) -> int:
+    """The coordinate of the result that the lanes which the epilogue is given run along."""
+    if c.mode != "weight_grad" or convolution_pointwise.applies(c):
+        return 1
+    return 0
+
+
+_Plan = Depthwise | Direct | PointwiseWeight | WeightGradient | Winograd | WinogradWeight
+
+
+def _plan(c: Convolution, processor: Any) -> _Plan:
     lanes = processor.vector_bytes // c.accumulate.size
     if convolution_depthwise.applies(c):
         return Depthwise.of(c, lanes)
     if convolution_winograd.applies(c):
         kind = WinogradWeight if c.mode == "weight_grad" else Winograd
         return kind.of(c, lanes, processor.vector_registers)
+    if convolution_pointwise.applies(c):
+        return PointwiseWeight.of(c, lanes, processor.vector_registers)
     if c.mode == "weight_grad":
         return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers)
     return Direct.of(c, lanes, processor.vector_registers)

@@ -12,7 +12,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from firepot.kernels.llvm.builder import Builder, Module, Value
+from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
 from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
 from firepot.kernels.llvm.epilogue import Epilogue
@@ -24,6 +24,7 @@ _BLOCK_BYTES = 192 << 10  # of the source, that all panels go over
 _TASKS = 64  # wanted for an even share among threads
 _FEW_CHANNELS = 8  # up to here the taps of a row are summed as if they were channels
 _EDGE_ROWS = 4  # rows of a tile that may have an address of their own
+_CLOSE = 1024  # elements below which neighbouring positions of a 1×1 convolution are read where they lie
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Direct:
     inner: int  # numbers summed over in one group for each tap
     outer: int  # result channels of one group
     merged: bool  # whether the taps of a row count as channels, which follow each other in memory
+    gathered: bool  # whether a block's positions are copied first: far apart, they would meet in one set of the cache
 
     @staticmethod
     def of(c: Convolution, lanes: int, registers: int) -> Direct:
@@ -56,7 +58,11 @@ class Direct:
         )  # fmt: skip
         if merged:
             inner *= c.kernel[2]
-        return Direct(c, tile, all_sweeps, place, inner, outer, merged)
+        gathered = (
+            c.kernel == (1, 1, 1) and c.padding == (0, 0, 0) and c.groups == 1 and not place.copied
+            and place.strides[3] * max(s.stride[2] for s in all_sweeps) >= _CLOSE
+        )  # fmt: skip
+        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered)
 
     @property
     def panels(self) -> int:
@@ -84,7 +90,22 @@ class Direct:
     def workspace_bytes(self) -> int:
         return self.weight_bytes + self.zeros_bytes + self.source.bytes
 
-    scratch_bytes = 0
+    @property
+    def gathered_step(self) -> int:
+        """Elements from one gathered position to the next: no power of two."""
+        return self.inner + 16
+
+    @property
+    def scratch_bytes(self) -> int:
+        if not self.gathered:
+            return 0
+        positions = max(self.rows_per_block(s) * -(-s.count[2] // self.tile.rows) * self.tile.rows for s in self.sweeps)
+        return round_up(positions * self.gathered_step * self.c.accumulate.size)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Further scratch memory for a finished tile, where the epilogue is large."""
+        return round_up(self.tile.rows * self.tile.columns * self.c.accumulate.size)
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -220,6 +241,8 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
     rows = c.batch * depth * height
     blocks = math.ceil(rows / per_block)
     accumulators = Accumulators(b, tile, c.accumulate)
+    gathered = plan.gathered and math.prod(t.count for t in sweep.taps) > 0
+    wide = -(-width // tile.rows) * tile.rows  # gathered positions of a row
     start, stop = b.share(c.groups * blocks * plan.panels)
     with b.loop(start, stop) as task:
         panel, rest = b.urem(task, plan.panels), b.udiv(task, plan.panels)
@@ -228,6 +251,9 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
         high = b.intrinsic("llvm.umin", "i64", b.add(low, per_block), b.index(rows))
         weights = b.mul(b.add(b.mul(group, plan.panels), panel), plan.weight_panel)
         weights = b.element(base, type, b.add(weights, taps_before * plan.inner * tile.columns))
+        if gathered:
+            with b.when(b.or_(b.compare("eq", task, start), b.compare("eq", panel, 0))):
+                _gather(b, plan, sweep, activation, low, high, wide)
         with b.loop(low, high) as row:
             y, rest = b.urem(row, height), b.udiv(row, height)
             z, n = b.urem(rest, depth), b.udiv(rest, depth)
@@ -241,13 +267,39 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
             origin = b.add(b.add(dot((n, z, y), steps, b), corner), b.mul(group, plan.inner))
             with b.loop(0, width, tile.rows) as first:
                 accumulators.clear(b)
-                line = b.element(activation, type, b.add(origin, b.mul(first, sweep.stride[2] * s.strides[3])))
+                if gathered:
+                    position = b.add(b.mul(b.sub(row, low), wide), first)
+                    line = b.element(b.arg("scratch"), type, b.mul(position, plan.gathered_step))
+                else:
+                    line = b.element(activation, type, b.add(origin, b.mul(first, sweep.stride[2] * s.strides[3])))
                 _tile(b, plan, sweep, accumulators, line, zeros, weights, ranges, first)
                 place = (
                     n, group, b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
                     b.add(b.mul(y, sweep.step[1]), sweep.start[1]),
                 )  # fmt: skip
                 _finish(b, plan, sweep, epilogue, accumulators, place, panel, first)
+
+
+def _gather(b: Builder, plan: Direct, sweep: Sweep, activation: Value, low: Value, high: Value, wide: int) -> None:
+    """Copy the positions that a block of results reads into this thread's memory."""
+    c, s, lanes = plan.c, plan.source, plan.tile.lanes
+    type = register_type(c.accumulate)
+    depth, height, width = sweep.count
+    whole = plan.inner // lanes * lanes
+    with b.loop(low, high) as row:
+        y, rest = b.urem(row, height), b.udiv(row, height)
+        z, n = b.urem(rest, depth), b.udiv(rest, depth)
+        steps = (s.strides[0], s.strides[1] * sweep.stride[0], s.strides[2] * sweep.stride[1])
+        origin = b.add(dot((n, z, y), steps, b), s.origin)
+        own = b.mul(b.sub(row, low), wide)
+        with b.loop(0, width) as x:
+            here = b.element(activation, type, b.add(origin, b.mul(x, sweep.stride[2] * s.strides[3])))
+            there = b.element(b.arg("scratch"), type, b.mul(b.add(own, x), plan.gathered_step))
+            with b.loop(0, whole, lanes, unroll=4) as channel:
+                value = b.load(b.element(here, type, channel), vector(type, lanes))
+                b.store(value, b.element(there, type, channel))
+            with b.loop(whole, plan.inner) as channel:
+                b.store(b.load(b.element(here, type, channel), type), b.element(there, type, channel))
 
 
 def _tile(
@@ -258,8 +310,9 @@ def _tile(
     c, tile, s = plan.c, plan.tile, plan.source
     type = register_type(c.accumulate)
     columns = Taps(1, 0, 0, 0, 0) if plan.merged else sweep.taps[2]
-    edges = [] if s.copied else _edge_rows(sweep, tile.rows, s.size[2])
-    step = sweep.stride[2] * s.strides[3]
+    edges = [] if s.copied or plan.gathered else _edge_rows(sweep, tile.rows, s.size[2])
+    step = plan.gathered_step if plan.gathered else sweep.stride[2] * s.strides[3]
+    ahead = not plan.gathered and plan.inner >= 64 and math.prod(t.count for t in sweep.taps) == 1
     with b.loop(*ranges[0]) as jz, b.loop(*ranges[1]) as jy, b.loop(0, columns.count) as jx:
         offset = dot((jz, jy, jx), [t.offset_step * k for t, k in zip(sweep.taps, s.strides[1:], strict=True)], b)
         pixels = b.element(line, type, offset)
@@ -277,6 +330,11 @@ def _tile(
                 for v in range(tile.vectors)
             ]  # fmt: skip
             numbers = b.element(pixels, type, channel)
+            if ahead:
+                # The next tile's lines, each once: in every 16 channels one line of each position.
+                line_of, position = b.and_(channel, -16), b.and_(channel, 15)
+                next_tile = b.add(line_of, b.mul(b.add(position, tile.rows), step))
+                b.prefetch(b.element(pixels, type, next_tile))
             places = [
                 b.element(own[r], type, channel) if r in own else b.element(numbers, type, r * step)
                 for r in range(tile.rows)
@@ -292,6 +350,23 @@ def _finish(
     tile = plan.tile
     n, group, z, y = place
     width = sweep.count[2]
+    if epilogue.large:  # by way of memory, so that its code stands once a row instead of once a vector
+        type = register_type(plan.c.accumulate)
+        finished = b.offset(b.arg("scratch"), plan.scratch_bytes)
+        for r in range(tile.rows):
+            for v in range(tile.vectors):
+                b.store(accumulators.get(b, r, v), b.element(finished, type, r * tile.columns + v * tile.lanes))
+        rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(width), first), b.index(tile.rows))
+        with b.loop(0, rows, unroll=1) as number:
+            x = b.add(b.mul(b.add(first, number), sweep.step[2]), sweep.start[2])
+            for v in range(tile.vectors):
+                within = b.add(b.mul(panel, tile.columns), v * tile.lanes)
+                mask = lane_mask(b, within, plan.outer, tile.lanes)
+                there = b.element(finished, type, b.add(b.mul(number, tile.columns), v * tile.lanes))
+                with b.when(b.compare("slt", within, plan.outer)):
+                    channel = b.add(b.mul(group, plan.outer), within)
+                    epilogue.emit(b, (n, channel, z, y, x), b.load(there, accumulators.type), mask)
+        return
     for r in range(tile.rows):
         q = b.add(first, r)
 

@@ -70,15 +70,17 @@ class StoreEpilogue:
 class NestEpilogue:
     """The stores of a loop nest over the contraction's axes, which read its elements as `finished`.
 
-    axes: the nest's axes in the order of the coordinates that `emit` is given. Lanes run along the last of them.
+    axes: the nest's axes in the order of the coordinates that `emit` is given; spatial dimensions that the nest lacks
+    have one position. Lanes run along the axis number `lane`.
     """
 
     nest: Nest
     finished: Finished
+    lane: int = -1
 
     @property
     def key(self) -> str:
-        return f"nest {nest_generator.describe(self.nest)}"
+        return f"nest {self.lane} {nest_generator.describe(self.nest)}"
 
     @property
     def operands(self) -> int:
@@ -111,10 +113,11 @@ class NestEpilogue:
             short = b.convert("fptrunc", value, vector(scalar_type(self.finished.dtype), value.lanes))
             value = b.convert("fpext", short, value.type)
         axes = self.nest.axes
+        index = (*index[:2], *index[len(index) - len(axes) + 2 :])
         scope = Scope({axis: b.index(i) for axis, i in zip(axes, index, strict=True)})
         scope.values[(self.finished, value.lanes > 1)] = value
         pointers = [b.operand(2 + i) for i in range(len(self.nest.operands))]
-        evaluator = Evaluator(b, pointers, axes[-1], value.lanes, mask, scope, {})
+        evaluator = Evaluator(b, pointers, axes[self.lane], value.lanes, mask, scope, {})
         for stage in self.nest.stages:  # all before the first is written: one may lie over what another reads
             evaluator.expr(stage.value)
         for stage in self.nest.stages:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from firepot.kernels.llvm import special
 from firepot.kernels.llvm.builder import Builder, Value, vector
 
 # Names in the C library; float32 variants carry an f.
@@ -32,6 +33,9 @@ def emit(b: Builder, name: str, args: Sequence[Value]) -> Value:
         return _erfinv(b, x)
     if name == "digamma":
         return _digamma(b, x)
+    looped = special.emit(b, name, args)
+    if looped is not None:
+        return looped
     return _by_lane(b, name, args)
 
 

@@ -39,6 +39,7 @@ from firepot.kernels.loops import (
 _SMALL = 1 << 14  # points below which one thread does the whole kernel
 _CHUNKS = 64  # parts that a long fold is cut into, whatever the number of threads
 _TILE = 4096  # points of a map that one task takes
+_WIDEST_ROW = 4096  # columns whose sums stay in the first cache
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Plan:
     folding: bool
     along_is_outer: bool
     chunks: int  # parts of the outermost folded axis; 1: not cut
+    streamed: bool = False  # columns in one sweep over memory: sums wait in the cache, not in registers
 
     @property
     def others(self) -> tuple[Axis, ...]:
@@ -74,6 +76,7 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         phases=phases,
         label=label(nest),
         workspace=_workspace(plan),
+        scratch=_invariant_bytes(plan),
         parallel=points >= _SMALL,
         flops=operations(nest),
         bytes=traffic(nest),
@@ -130,7 +133,12 @@ def _plan(nest: Nest, widest: int) -> Plan:
             work = math.prod(a.size for a in loops)
             if work >= 1 << 15:
                 chunks = max(1, min(_CHUNKS, loops[0].size, work // 4096))
-    return Plan(nest, along, lanes, unroll, folding, outer, chunks)
+    # A row of columns lies together in memory: taken a few columns at a time, each line would be waited for alone.
+    streamed = (
+        chunks > 1 and outer and along is not None and nest.axes == (along,) and along.size % lanes == 0
+        and 2 * lanes * unroll <= along.size <= _WIDEST_ROW
+    )  # fmt: skip
+    return Plan(nest, along, lanes, unroll, folding, outer, chunks, streamed)
 
 
 def _inner_order(axes: tuple[Axis, ...], along: Axis | None) -> tuple[Axis, ...]:
@@ -186,20 +194,8 @@ def children(expr: Expr) -> list[Expr]:
 
 def _accesses(nest: Nest) -> list[Index]:
     """Offsets of loads and stores, once per access."""
-    found: list[Index] = []
-    seen: set[int] = set()
-
-    def walk(expr: Expr) -> None:
-        if id(expr) in seen:
-            return
-        seen.add(id(expr))
-        if isinstance(expr, Load):
-            found.append(expr.offset)
-        for a in children(expr):
-            walk(a)
-
+    found = [load.offset for load in loads(nest)]
     for stage in nest.stages:
-        walk(stage.value)
         if isinstance(stage, Store):
             found += [stage.offset, stage.offset]
     return found
@@ -216,6 +212,11 @@ def _generate(plan: Plan) -> str:
     elif plan.chunks == 1:
         with module.kernel("phase0") as b, _tasks(b, plan, 1) as (coordinates, vectors, _):
             _folding_body(b, plan, coordinates, vectors, None)
+    elif plan.streamed:
+        with module.kernel("phase0") as b:
+            _stream(b, plan)
+        with module.kernel("phase1") as b, _tasks(b, plan, 1) as (coordinates, vectors, _):
+            _combine_chunks(b, plan, coordinates, vectors)
     else:
         with module.kernel("phase0") as b, _tasks(b, plan, plan.chunks) as (coordinates, vectors, chunk):
             _folding_body(b, plan, coordinates, vectors, chunk)
@@ -465,6 +466,100 @@ def _inner_loops(
             found[r] = _across(b, r.combine, r.dtype, value) if rows and lanes > 1 else value
 
 
+def _stream(b: Builder, plan: Plan) -> None:
+    """The chunks of a fold over columns: every position's columns in a row, sums in the chunk's partial results."""
+    assert plan.along is not None
+    pointers = _pointers(b, plan)
+    group = _stage_groups(plan.nest)[0]
+    reduces, offsets, _ = _partial_layout(plan)
+    invariants = _invariants(plan)
+    loops = _inner_order(group[0].axes, None)
+    size, lanes = plan.along.size, plan.lanes
+    workspace, scratch = b.operand(len(plan.nest.operands)), b.arg("scratch")
+
+    def sums(r: int, chunk: Value, column: Value) -> Value:
+        place = b.add(b.mul(chunk, size), column)
+        return b.element(b.offset(workspace, offsets[r]), memory_type(reduces[r].dtype), place)
+
+    def kept(number: int, column: Value) -> Value:
+        expr = invariants[number]
+        return b.element(b.offset(scratch, number * size * 8), register_type(expr.dtype), column)
+
+    start, stop = b.share(plan.chunks)
+    with b.when(b.compare("slt", start, stop)), b.loop(0, size, lanes) as column:
+        evaluator = Evaluator(b, pointers, plan.along, lanes, None, Scope({plan.along: column}), {})
+        for number, expr in enumerate(invariants):
+            b.store(evaluator.vector(expr), kept(number, column))
+    with b.loop(start, stop) as chunk:
+        with b.loop(0, size, lanes) as column:
+            for number, r in enumerate(reduces):
+                neutral = b.constant(fold_identity(r.combine, r.dtype), vector(register_type(r.dtype), lanes))
+                b.store(to_memory(b, neutral, r.dtype), sums(number, chunk, column))
+
+        def descend(level: int, coordinates: dict[Axis, Value]) -> None:
+            axis = loops[level] if level < len(loops) else plan.along
+            assert axis is not None
+            if level < len(loops):
+                low: Value | int = 0
+                high: Value | int = axis.size
+                if level == 0:
+                    low = b.udiv(b.mul(chunk, axis.size), plan.chunks)
+                    high = b.udiv(b.mul(b.add(chunk, 1), axis.size), plan.chunks)
+                with b.loop(low, high) as i:
+                    descend(level + 1, {**coordinates, axis: i})
+                return
+            with b.loop(0, size, lanes) as column:
+                scope = Scope({**coordinates, axis: column})
+                for number, expr in enumerate(invariants):
+                    type = vector(register_type(expr.dtype), lanes)
+                    scope.values[(expr, True)] = b.load(kept(number, column), type)
+                evaluator = Evaluator(b, pointers, plan.along, lanes, None, scope, {})
+                values = [evaluator.vector(s.value) for s in group]
+                for stage, value in zip(group, values, strict=True):
+                    if not isinstance(stage, Reduce):
+                        dtype = plan.nest.operands[stage.operand][0]
+                        evaluator.store(stage.operand, stage.offset, stage.value, dtype)
+                        continue
+                    place = sums(reduces.index(stage), chunk, column)
+                    before = from_memory(b, b.load(place, vector(memory_type(stage.dtype), lanes)), stage.dtype)
+                    after = _combine(b, stage.combine, stage.dtype, before, value)
+                    b.store(to_memory(b, after, stage.dtype), place)
+
+        descend(0, {})
+
+
+def _invariants(plan: Plan) -> list[Expr]:
+    """The largest sub-expressions that vary from column to column only, but for plain loads and comparisons."""
+    if not plan.streamed:
+        return []
+    group = _stage_groups(plan.nest)[0]
+    inner = set(group[0].axes)
+    found: list[Expr] = []
+    seen: set[int] = set()
+
+    def walk(expr: Expr) -> None:
+        if id(expr) in seen:
+            return
+        seen.add(id(expr))
+        if isinstance(expr, Op) and not (expr.axes() & inner):
+            if expr.dtype.kind in "fiu" and plan.along in expr.axes() and expr not in found:
+                found.append(expr)
+            return
+        if isinstance(expr, Op):
+            for a in expr.args:
+                walk(a)
+
+    for stage in group:
+        walk(stage.value)
+    return found
+
+
+def _invariant_bytes(plan: Plan) -> int:
+    """Scratch of a thread: eight bytes for each invariant of each column."""
+    assert plan.along is not None or not plan.streamed
+    return len(_invariants(plan)) * plan.along.size * 8 if plan.streamed and plan.along is not None else 0
+
+
 def _hoist(evaluator: Evaluator, expr: Expr, inner: set[Axis]) -> None:
     """Compute the largest sub-expressions that do not vary in the inner loops now; the scope remembers them."""
     if isinstance(expr, Const):
@@ -694,7 +789,21 @@ def traffic(nest: Nest) -> int:
 
 def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
     """(read, written) operands of a map that are only touched at equal positions."""
-    loads: dict[int, set[Index]] = {}
+    places: dict[int, set[Index]] = {}
+    for load in loads(nest):
+        places.setdefault(load.operand, set()).add(load.offset)
+    pairs = set()
+    for stage in nest.stages:
+        if isinstance(stage, Store):
+            for operand, offsets in places.items():
+                if offsets == {stage.offset}:
+                    pairs.add((operand, stage.operand))
+    return frozenset(pairs)
+
+
+def loads(nest: Nest) -> list[Load]:
+    """Every load of the nest, a shared one once."""
+    found: list[Load] = []
     seen: set[int] = set()
 
     def walk(expr: Expr) -> None:
@@ -702,19 +811,15 @@ def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
             return
         seen.add(id(expr))
         if isinstance(expr, Load):
-            loads.setdefault(expr.operand, set()).add(expr.offset)
+            found.append(expr)
         for a in children(expr):
             walk(a)
 
     for stage in nest.stages:
         walk(stage.value)
-    pairs = set()
-    for stage in nest.stages:
-        if isinstance(stage, Store):
-            for operand, offsets in loads.items():
-                if offsets == {stage.offset}:
-                    pairs.add((operand, stage.operand))
-    return frozenset(pairs)
+    return found
 
 
-__all__ = ["Plan", "aliases", "describe", "indices", "label", "lower", "operations", "same_positions", "traffic"]
+__all__ = [
+    "Plan", "aliases", "describe", "indices", "label", "loads", "lower", "operations", "same_positions", "traffic",
+]  # fmt: skip

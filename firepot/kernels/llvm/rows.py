@@ -12,6 +12,7 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm import arithmetic
 from firepot.kernels.llvm.builder import Builder, Module, Value
 from firepot.kernels.llvm.expression import load_element, memory_type, register_type, to_memory
+from firepot.kernels.llvm.math import emit as emit_math
 from firepot.kernels.llvm.nest import fold_identity
 
 
@@ -19,7 +20,8 @@ from firepot.kernels.llvm.nest import fold_identity
 class Scan:
     """Running fold along the last axis. Operands: x by strides, the result row-major.
 
-    combine: sum, prod, max, min, argmax or argmin (int64 positions of the running extremum, the last of ties).
+    combine: sum, prod, max, min, logsumexp, argmax or argmin (int64 positions of the running extremum, the last of
+    ties).
     """
 
     shape: tuple[int, ...]
@@ -62,7 +64,8 @@ def _generate_scan(s: Scan) -> str:
     module = Module("scan")
     positions = s.combine.startswith("arg")
     combine = s.combine.removeprefix("arg")
-    name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum"}[combine]
+    name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "logsumexp": ""}[combine]
+    identity = -math.inf if combine == "logsumexp" else fold_identity(combine, s.dtype)
     type = register_type(s.dtype)
     out_dtype = dtypes.int64 if positions else s.dtype
     length = s.shape[-1]
@@ -71,13 +74,16 @@ def _generate_scan(s: Scan) -> str:
         start, stop = b.share(math.prod(s.shape[:-1]))
         with b.loop(start, stop) as row:
             origin = _row_start(b, s.shape, s.strides, row)
-            running = b.variable(type, b.constant(fold_identity(combine, s.dtype), type))
+            running = b.variable(type, b.constant(identity, type))
             best = b.variable("i64", b.index(0))
             with b.loop(0, length) as i:
                 place = b.element(x, memory_type(s.dtype), b.add(origin, b.mul(i, s.strides[-1])))
                 value = load_element(b, place, s.dtype, 1, None)
                 before = b.get(running, type)
-                after = arithmetic.emit(b, name, [before, value], [s.dtype, s.dtype], s.dtype)
+                if combine == "logsumexp":
+                    after = _log_add(b, before, value)
+                else:
+                    after = arithmetic.emit(b, name, [before, value], [s.dtype, s.dtype], s.dtype)
                 b.set(running, after)
                 target = b.element(out, memory_type(out_dtype), b.add(b.mul(row, length), i))
                 if positions:
@@ -90,6 +96,15 @@ def _generate_scan(s: Scan) -> str:
                 else:
                     b.store(to_memory(b, after, s.dtype), target)
     return str(module)
+
+
+def _log_add(b: Builder, x: Value, y: Value) -> Value:
+    """log(eˣ + eʸ) by the larger of the two."""
+    top = b.intrinsic("llvm.maximum", x.type, x, y)
+    away = b.fneg(b.intrinsic("llvm.fabs", x.type, b.sub(x, y)))
+    smooth = b.add(top, emit_math(b, "log1p", [emit_math(b, "exp", [away])]))
+    finite = b.compare("olt", b.intrinsic("llvm.fabs", x.type, top), b.constant(math.inf, x.type))
+    return b.select(finite, smooth, top)
 
 
 def lower_sort(s: ArgSort, processor: Any) -> Kernel:

@@ -10,4 +10,5 @@ from firepot.nn.functional.loss import *  # noqa: F403
 from firepot.nn.functional.normalisation import *  # noqa: F403
 from firepot.nn.functional.pooling import *  # noqa: F403
 from firepot.nn.functional.resize import *  # noqa: F403
+from firepot.nn.functional.unpooling import *  # noqa: F403
 from firepot.ops import one_hot as one_hot

@@ -14,9 +14,10 @@ from firepot.ops import tanh as tanh
 from firepot.tensor import Tensor
 
 __all__ = [
-    "celu", "elu", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-    "leaky_relu", "log_softmax", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu",
-    "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "celu", "celu_", "elu", "elu_", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
+    "hardtanh_", "leaky_relu", "leaky_relu_", "log_softmax", "logsigmoid", "mish", "prelu", "relu", "relu6", "relu_",
+    "rrelu", "rrelu_", "selu", "selu_", "sigmoid", "silu", "softmax", "softmin", "softplus", "softshrink", "softsign",
+    "tanh", "tanhshrink", "threshold", "threshold_",
 ]  # fmt: skip
 
 
@@ -27,6 +28,12 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """x limited to min_val … max_val; the gradient is zero at the limits."""
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val cannot be greater than max_val, got {min_val} and {max_val}")
+    if input.dtype.kind != "f":
+        if input.dtype.kind == "b" or (input.dtype.kind == "u" and min_val < 0):
+            raise RuntimeError(f"hardtanh: cannot do hardtanh on {input.dtype.name} with min_val {min_val}")
+        return _written(input, ops.clamp(input, int(min_val), int(max_val)), inplace)
     inside = ops.logical_and(input > min_val, input < max_val)
     result = ops.where(inside, input, ops.clamp(input.detach(), min_val, max_val))
     return _written(input, result, inplace)
@@ -41,12 +48,16 @@ def rrelu(
     input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
 ) -> Tensor:
     """leaky_relu whose slope is drawn for each element in training, and is the middle otherwise."""
+    if lower > upper:
+        raise RuntimeError(f"rrelu: lower bound should be less than or equal to the upper bound, got {lower} and {upper}")
     slope: Any = ops.rand_like(input) * (upper - lower) + lower if training else (lower + upper) / 2
     return _written(input, ops.where(input >= 0, input, input * slope), inplace)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """leaky_relu with a learned slope: one, or one for each channel (dimension 1)."""
+    if weight.ndim > 1:
+        raise RuntimeError(f"prelu: expected `weight` to be a scalar or a vector, got shape {list(weight.shape)}")
     if weight.numel() != 1:
         channels = input.shape[1] if input.ndim > 1 else input.shape[0] if input.ndim else 1
         if weight.numel() != channels:
@@ -77,7 +88,11 @@ def _expm1_below(x: Tensor) -> Tensor:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """x · Φ(x) with the normal distribution function, or its approximation by "tanh". Hendrycks & Gimpel (2016)."""
+    """x · Φ(x) with the normal distribution function, or its approximation by "tanh". Hendrycks & Gimpel (2016).
+
+    >>> F.gelu(fp.tensor([-1.0, 0.0, 1.0]))
+    tensor([-0.1587,  0.0000,  0.8413])
+    """
     if approximate == "none":
         return input * (ops.erf(input * math.sqrt(0.5)) + 1) * 0.5
     if approximate == "tanh":
@@ -130,6 +145,9 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     return _written(input, ops.where(input <= threshold, value, input), inplace)
 
 
+_threshold = threshold
+
+
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """x / 6 + 1 / 2, limited to 0 … 1."""
     return _written(input, hardtanh(input, -3.0, 3.0) / 6 + 0.5, inplace)
@@ -150,7 +168,11 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
-    """exp(x) / Σ exp(x) along a dimension."""
+    """exp(x) / Σ exp(x) along `dim`, without overflow. `dtype` converts first.
+
+    >>> F.softmax(fp.tensor([1000.0, 1000.0]), 0)
+    tensor([0.5000, 0.5000])
+    """
     return ops.softmax(input, _class_dimension(input, dim), dtype)
 
 
@@ -160,7 +182,11 @@ def softmin(input: Tensor, dim: int | None = None, dtype: DType | None = None) -
 
 
 def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
-    """x − log Σ exp(x) along a dimension."""
+    """x − log Σ exp(x) along `dim`, without overflow. `dtype` converts first.
+
+    >>> F.log_softmax(fp.tensor([1000.0, 1000.0]), 0)
+    tensor([-0.6931, -0.6931])
+    """
     return ops.log_softmax(input, _class_dimension(input, dim), dtype)
 
 
@@ -185,3 +211,43 @@ def _class_dimension(input: Tensor, dim: int | None) -> int:
 def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
     """The result, or with `inplace` the input handle standing for it."""
     return input._rebind(result._node) if inplace else result
+
+
+def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """celu in place."""
+    return celu(input, alpha, inplace=True)
+
+
+def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """elu in place."""
+    return elu(input, alpha, inplace=True)
+
+
+def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """hardtanh in place."""
+    return hardtanh(input, min_val, max_val, inplace=True)
+
+
+def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """leaky_relu in place."""
+    return leaky_relu(input, negative_slope, inplace=True)
+
+
+def selu_(input: Tensor) -> Tensor:
+    """selu in place."""
+    return selu(input, inplace=True)
+
+
+def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
+    """threshold in place."""
+    return _threshold(input, threshold, value, inplace=True)
+
+
+def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
+    """rrelu in place."""
+    return rrelu(input, lower, upper, training, inplace=True)
+
+
+def relu_(input: Tensor) -> Tensor:
+    """relu in place."""
+    return _written(input, relu(input), True)

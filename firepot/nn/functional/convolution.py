@@ -28,6 +28,10 @@ def _convolve(
         channels = result.shape[1]
         if bias.shape != (channels,):
             raise RuntimeError(f"{what}: expected bias of shape [{channels}], got {list(bias.shape)}")
+        if bias.dtype is not input.dtype:
+            raise RuntimeError(
+                f"{what}: input type {input.dtype.name} and bias type {bias.dtype.name} should be the same"
+            )
         result = result + bias.reshape([channels] + [1] * rank)
     return result if input.ndim == rank + 2 else result.squeeze(0)
 
@@ -60,7 +64,15 @@ def conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:  # fmt: skip
-    """(N, C, H, W), weight (O, C/groups, R, S) -> (N, O, H', W'). padding: a number, a pair, 'valid' or 'same'."""
+    """Cross-correlation: (N, C, H, W), weight (O, C/groups, R, S) -> (N, O, H', W'); see nn.Conv2d.
+
+    padding: a number, a pair, 'valid' or 'same'. RuntimeError where channels do not fit.
+
+    >>> F.conv2d(fp.ones(1, 1, 3, 3), fp.ones(1, 1, 3, 3), padding=1)[0, 0]
+    tensor([[4., 6., 4.],
+            [6., 9., 6.],
+            [4., 6., 4.]])
+    """
     return _convolve("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from firepot import ops
 from firepot.graph import dtypes
@@ -10,9 +11,9 @@ from firepot.tensor import Tensor
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy",
-    "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss",
-    "multi_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss", "smooth_l1_loss",
-    "soft_margin_loss", "triplet_margin_loss",
+    "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "linear_cross_entropy", "margin_ranking_loss", "mse_loss",
+    "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss",
+    "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
 
 
@@ -37,10 +38,14 @@ def cross_entropy(
 ) -> Tensor:  # fmt: skip
     """−log softmax(input) of the target class.
 
-    input: (N, C, *) or (C,) logits. target: integers (N, *), or floating (N, C, *) probabilities. weight: (C,), one
-    for each class. Targets equal to ignore_index count for nothing. IndexError where a target is no class.
+    input: (N, C, *) or (C,) logits. target: integers (N, *), or floating (N, C, *) probabilities. weight: (C,), one for
+    each class. Targets equal to ignore_index count for nothing. label_smoothing moves that share of each target to all
+    classes evenly. reduction: "mean" (over the targets that count, by weight), "sum" or "none".
 
-    >>> loss = F.cross_entropy(fp.randn(8, 10), fp.randint(0, 10, (8,)))
+    ValueError where the target's shape does not fit; IndexError, when the value is needed, where a target is no class.
+
+    >>> F.cross_entropy(fp.zeros(8, 10), fp.arange(8))
+    tensor(2.3026)
     """
     axis = 0 if input.ndim == 1 else 1
     if not input.ndim:
@@ -63,11 +68,53 @@ def cross_entropy(
     return _reduced(loss, reduction)
 
 
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+    weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+    label_smoothing: float = 0.0, options: Any = None,
+) -> Tensor:  # fmt: skip
+    """cross_entropy(linear(input, linear_weight, linear_bias), target).
+
+    input (N, in) or (in,), linear_weight (C, in) or (C, *D, in) for targets (N, *D). `options` say how PyTorch saves
+    memory; here the compiler decides that.
+    """
+    if linear_weight.ndim < 2 or input.ndim not in (1, 2) or input.shape[-1] != linear_weight.shape[-1]:
+        raise RuntimeError(
+            f"linear_cross_entropy: input {list(input.shape)} and linear_weight {list(linear_weight.shape)} do not fit"
+        )
+    classes = linear_weight.shape[:-1]
+    if len(classes) > 1 and input.ndim != 2:
+        raise RuntimeError(
+            f"linear_cross_entropy: a K-dimensional loss, by linear_weight {list(linear_weight.shape)}, requires batched "
+            f"input (N, {linear_weight.shape[-1]}), got {list(input.shape)}"
+        )
+    if linear_bias is not None and linear_bias.shape != classes:
+        raise RuntimeError(
+            f"linear_cross_entropy: expected linear_bias of shape {list(classes)}, got {list(linear_bias.shape)}"
+        )
+    flat = linear_weight.reshape(-1, linear_weight.shape[-1])
+    logits = ops.matmul(input, flat.t()).reshape(*input.shape[:-1], *classes)
+    if linear_bias is not None:
+        logits = logits + linear_bias
+    if target.dtype.kind == "f" and ignore_index is not None:
+        raise RuntimeError("linear_cross_entropy: ignore_index cannot be specified when target contains probabilities")
+    ignored = -100 if ignore_index is None else ignore_index
+    return cross_entropy(
+        logits, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+    )
+
+
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """−input at the target class, for log probabilities (N, C, *) and integer targets (N, *)."""
+    """−input at the target class, for log probabilities (N, C, *) and integer targets (N, *).
+
+    weight, ignore_index, reduction and errors as cross_entropy's, which is this after log_softmax.
+
+    >>> F.nll_loss(fp.tensor([[-1.0, -2.0]]), fp.tensor([1]))
+    tensor(2.)
+    """
     return _negative_log_likelihood("nll_loss", input, target, weight, ignore_index, reduction, 0.0)
 
 
@@ -121,7 +168,13 @@ def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """−t log p − (1 − t) log(1 − p) for probabilities p; the logarithms are at least −100, as PyTorch's."""
+    """−t log p − (1 − t) log(1 − p) for probabilities p; the logarithms are at least −100, as PyTorch's.
+
+    input, target: one shape (ValueError else). Better conditioned: binary_cross_entropy_with_logits.
+
+    >>> F.binary_cross_entropy(fp.tensor([0.5, 1.0]), fp.tensor([1.0, 1.0]))
+    tensor(0.3466)
+    """
     _same_shape("binary_cross_entropy", input, target)
     loss = -(target * ops.clamp(ops.log(input), min=-100) + (1 - target) * ops.clamp(ops.log1p(-input), min=-100))
     return _reduced(loss if weight is None else loss * weight, reduction)
@@ -131,7 +184,14 @@ def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """binary_cross_entropy of sigmoid(input), without overflow."""
+    """binary_cross_entropy of sigmoid(input), without overflow.
+
+    input, target: one shape (ValueError else). weight: of each element; pos_weight: of the positive ones; both
+    broadcast.
+
+    >>> F.binary_cross_entropy_with_logits(fp.tensor([0.0, 1000.0]), fp.tensor([1.0, 1.0]))
+    tensor(0.3466)
+    """
     _same_shape("binary_cross_entropy_with_logits", input, target)
     log_one_minus = ops.logsigmoid(-input)
     if pos_weight is None:
@@ -145,7 +205,11 @@ def mse_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """(input − target)²."""
+    """(input − target)², broadcast; averaged, or reduction="sum" or "none".
+
+    >>> F.mse_loss(fp.tensor([1.0, 3.0]), fp.tensor([1.0, 1.0]))
+    tensor(2.)
+    """
     loss = ops.square(input - target)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
@@ -154,7 +218,11 @@ def l1_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """|input − target|."""
+    """|input − target|, broadcast; averaged, or reduction="sum" or "none".
+
+    >>> F.l1_loss(fp.tensor([1.0, 3.0]), fp.tensor([1.0, 1.0]))
+    tensor(1.)
+    """
     loss = ops.abs(input - target)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
@@ -188,7 +256,13 @@ def kl_div(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", log_target: bool = False,
 ) -> Tensor:  # fmt: skip
-    """target · (log target − input) for log probabilities `input`. reduction may be "batchmean"."""
+    """target · (log target − input) for log probabilities `input`; the target is probabilities, or their logarithms
+    with log_target. reduction="batchmean", the divergence per sample, is the mathematical one; "mean" divides by all
+    elements.
+
+    >>> F.kl_div(fp.tensor([[0.5, 0.5]]).log(), fp.tensor([[0.5, 0.5]]), reduction="batchmean")
+    tensor(0.)
+    """
     if log_target:
         loss = ops.exp(target) * (target - input)
     else:
@@ -264,8 +338,8 @@ def multi_margin_loss(
     size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Σ max(0, margin − x_target + x_i)^p / C over the other classes i."""
-    if input.ndim == 1:
-        result = multi_margin_loss(input.unsqueeze(0), target.reshape(1), p, margin, weight, reduction="none")
+    if input.ndim < 2:
+        result = multi_margin_loss(input.reshape(1, -1), target.reshape(1), p, margin, weight, reduction="none")
         return _reduced(result.reshape(()), reduction)
     classes = input.shape[1]
     safe = ops.check_index(
@@ -299,7 +373,59 @@ def triplet_margin_loss(
     """max(0, distance to positive − distance to negative + margin)."""
     from firepot.nn.functional.linear import pairwise_distance
 
+    if margin <= 0:
+        raise ValueError(f"margin must be greater than 0, got {margin}")
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = ops.minimum(far, pairwise_distance(positive, negative, p, eps))
     return _reduced(ops.clamp(near - far + margin, min=0.0), reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor, positive: Tensor, negative: Tensor, *, distance_function: Any = None, margin: float = 1.0,
+    swap: bool = False, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """triplet_margin_loss with a distance of one's own (default: pairwise_distance)."""
+    from firepot.nn.functional.linear import pairwise_distance
+
+    if margin <= 0:
+        raise ValueError(f"margin must be greater than 0, got {margin}")
+    if not anchor.ndim == positive.ndim == negative.ndim:
+        raise RuntimeError(
+            f"triplet_margin_with_distance_loss: expected tensors of equal dimensions, got {list(anchor.shape)}, "
+            f"{list(positive.shape)} and {list(negative.shape)}"
+        )
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = ops.minimum(far, distance(positive, negative))
+    return _reduced(ops.clamp(near - far + margin, min=0.0), reduction)
+
+
+def multilabel_margin_loss(
+    input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Σ over the target classes j and the others i of max(0, 1 − x_j + x_i) / C.
+
+    target: the classes of each sample first, then −1. input and target (N, C) or (C,).
+    """
+    if input.shape != target.shape or input.ndim not in (0, 1, 2):
+        raise RuntimeError(
+            f"multilabel_margin_loss: input and target need one shape of at most 2 dimensions, got {list(input.shape)} "
+            f"and {list(target.shape)}"
+        )
+    if target.dtype is not dtypes.int64:
+        raise RuntimeError(f"multilabel_margin_loss: the target must be int64, got {target.dtype.name}")
+    x, t = (input, target) if input.ndim == 2 else (input.reshape(1, -1), target.reshape(1, -1))
+    classes = x.shape[1]
+    ended = ops.cumsum(t < 0, 1) > 0  # what stands behind the first −1 does not count
+    safe = ops.check_index(
+        ops.where(ended, 0, t), classes, f"multilabel_margin_loss: target {{index}} is out of bounds for {classes} classes"
+    )
+    listed = ops.logical_and(safe.unsqueeze(2) == ops.arange(classes), ops.logical_not(ended).unsqueeze(2))
+    is_target = ops.any(listed, 1)
+    own = ops.gather(x, 1, safe).unsqueeze(2)
+    excess = ops.clamp(1 - own + x.unsqueeze(1), min=0.0)
+    counted = ops.logical_and(ops.logical_not(ended).unsqueeze(2), ops.logical_not(is_target).unsqueeze(1))
+    loss = ops.sum(ops.where(counted, excess, 0.0), (1, 2)) / classes
+    return _reduced(loss if input.ndim == 2 else loss.reshape(()), reduction)

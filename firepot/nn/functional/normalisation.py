@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from firepot import ops
 from firepot.graph import dtypes
-from firepot.tensor import Tensor, no_grad
+from firepot.graph.primitives.standardise import standardise
+from firepot.tensor import Tensor, no_grad, wrap
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"]
 
@@ -19,8 +20,10 @@ def batch_norm(
 
     Ioffe and Szegedy, Batch normalization (2015). The running variance is the unbiased one, as PyTorch's.
     """
-    if input.ndim < 2:
+    if input.ndim < 2 and input.numel():
         raise RuntimeError(f"batch_norm: expected an input (N, C, …), got {list(input.shape)}")
+    if input.ndim < 2:
+        return input  # which has no elements
     channels = input.shape[1]
     for name, t in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if t is not None and t.shape != (channels,):
@@ -47,14 +50,15 @@ def batch_norm(
             raise ValueError("batch_norm: expected running_mean and running_var when training is False")
         wide, mean, var = input, running_mean, running_var
     # One multiplication and one addition for each element: the rest is work on C numbers.
-    scale = ops.rsqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight
-    if training:
-        result = (wide - mean.reshape(per_channel)) * scale.reshape(per_channel)
+    if training and wide.numel():
+        factor = ops.ones([channels], dtype=wide.dtype) if weight is None else weight.to(wide.dtype)
+        result = wrap(standardise(wide._node, factor._node, axes, eps))
         if bias is not None:
             result = result + bias.reshape(per_channel)
     else:
+        scale = ops.rsqrt(var + eps)
+        if weight is not None:
+            scale = scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         result = wide * scale.reshape(per_channel) + shift.reshape(per_channel)
     return result.to(input.dtype)
@@ -90,7 +94,14 @@ def layer_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
-    """The last dimensions centred and scaled together. Ba et al., Layer normalization (2016)."""
+    """The last dimensions, of shape normalized_shape, centred and scaled together. Ba et al., Layer normalization
+    (2016).
+
+    weight and bias have that shape. RuntimeError where the input's last sizes differ.
+
+    >>> F.layer_norm(fp.tensor([[1.0, 3.0]]), (2,), eps=0.0)
+    tensor([[-1.,  1.]])
+    """
     axes = _last(input, normalized_shape, "layer_norm", weight, bias)
     wide = input.to(dtypes.float32) if input.dtype.size == 2 else input
     var, mean = ops.var_mean(wide, axes, correction=0, keepdim=True)
@@ -140,7 +151,13 @@ def group_norm(
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """x / (k + alpha · mean of neighbouring channels' squares)^beta. Krizhevsky et al. (2012)."""
+    if input.ndim < 3:
+        raise ValueError(f"local_response_norm: expected 3D or higher dimensionality input, got {list(input.shape)}")
+    if not input.numel():
+        return input
     flat = (input * input).reshape(input.shape[0], 1, input.shape[1], -1)
     padded = ops.shape.constant_pad(flat, [0, 0, size // 2, (size - 1) // 2])
-    mean = ops.mean(padded.unfold(2, size, 1), -1).reshape(input.shape)
+    windows = padded.unfold(2, size, 1)
+    mean = ops.mean(windows, -1) if input.dtype.kind == "f" else ops.div(ops.sum(windows, -1), size, rounding_mode="trunc")
+    mean = mean.reshape(input.shape)
     return input / ops.pow(mean * alpha + k, beta)

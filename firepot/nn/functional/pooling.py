@@ -6,13 +6,32 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.graph import dtypes
 from firepot.ops.convolution import spatial
 from firepot.tensor import Tensor
 
 __all__ = [
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d", "lp_pool2d", "max_pool1d",
-    "max_pool2d", "max_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool1d_with_indices",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_with_indices",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool3d_with_indices",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
+    "max_pool1d",
+    "max_pool1d_with_indices",
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "max_pool3d",
+    "max_pool3d_with_indices",
 ]  # fmt: skip
 
 
@@ -31,6 +50,8 @@ class _Geometry:
         self.stride = self.kernel if stride is None or stride == () else spatial(stride, rank, what)
         self.padding, self.dilation = spatial(padding, rank, what), spatial(dilation, rank, what)
         self.size = input.shape[-rank:]
+        if 0 in input.shape[-rank - 1 :]:
+            raise RuntimeError(f"{what}: only the batch may be empty, got {list(input.shape)}")
         for k, s, p, d in zip(self.kernel, self.stride, self.padding, self.dilation, strict=True):
             if k < 1 or s < 1 or d < 1:
                 raise RuntimeError(f"{what}: kernel size, stride and dilation must be positive, got {k}, {s}, {d}")
@@ -98,7 +119,13 @@ def max_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    """The largest element of each window; with return_indices also its index in the flattened H·W."""
+    """The largest element of each window of (N, C, H, W) or (C, H, W); with return_indices also its index in the
+    flattened H·W. stride defaults to kernel_size. RuntimeError for padding above half the kernel.
+
+    >>> F.max_pool2d(fp.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    tensor([[ 5.,  7.],
+            [13., 15.]])
+    """
     return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -116,11 +143,16 @@ def _avg_pool(
 ) -> Tensor:  # fmt: skip
     g = _Geometry(what, rank, input, kernel_size, stride, padding, 1, ceil_mode)
     total = ops.sum(g.windows(input, 0), tuple(range(-rank, 0)))
+    whole = input.dtype.kind != "f"  # integers are divided as C divides them
     if divisor_override is not None:
-        return total / divisor_override
+        if divisor_override == 0:
+            raise RuntimeError(f"{what}: divisor must be not zero")
+        return ops.div(total, divisor_override, rounding_mode="trunc") if whole else total / divisor_override
     reach = [s + 2 * p for s, p in zip(g.size, g.padding, strict=True)]
     beyond = any((o - 1) * s + k > r for o, s, k, r in zip(g.output, g.stride, g.kernel, reach, strict=True))
     if not beyond and (count_include_pad or not any(g.padding)):
+        if whole:
+            return ops.div(total, math.prod(g.kernel), rounding_mode="trunc")
         return total * (1 / math.prod(g.kernel))
     counts: Any = 1
     for d in range(rank):
@@ -129,7 +161,7 @@ def _avg_pool(
         if not count_include_pad:
             first, end = ops.clamp(first, min=0), ops.clamp(end, max=g.size[d])
         counts = (end - first).reshape([-1 if i == d else 1 for i in range(rank)]) * counts
-    return total / counts.to(input.dtype)
+    return ops.div(total, counts, rounding_mode="trunc") if whole else total / counts.to(input.dtype)
 
 
 def avg_pool1d(
@@ -144,7 +176,12 @@ def avg_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """The mean of each window."""
+    """The mean of each window of (N, C, H, W) or (C, H, W). stride defaults to kernel_size.
+
+    >>> F.avg_pool2d(fp.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    tensor([[ 2.5000,  4.5000],
+            [10.5000, 12.5000]])
+    """
     return _avg_pool(
         "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
@@ -215,7 +252,7 @@ def _adaptive_max(what: str, rank: int, input: Tensor, output_size: Any, return_
         kernel = tuple(s // w for s, w in zip(size, wanted, strict=True))
         return _max_pool(what, rank, input, kernel, None, 0, 1, False, return_indices)
     if return_indices:
-        raise NotImplementedError(f"{what}: return_indices needs sizes {list(size)} divisible by {list(wanted)}")
+        return _adaptive_max_with_indices(rank, input, wanted)
     result = input
     for d, count in enumerate(wanted, input.ndim - rank):
         parts = [
@@ -223,6 +260,26 @@ def _adaptive_max(what: str, rank: int, input: Tensor, output_size: Any, return_
         ]
         result = ops.cat(parts, d)
     return result
+
+
+def _adaptive_max_with_indices(rank: int, input: Tensor, wanted: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Windows of unequal sizes as equal ones: where one is shorter its last element counts twice."""
+    size = input.shape[-rank:]
+    batch = input.shape[:-rank]
+    index: Tensor | None = None
+    spans = [max((b - a for a, b in _segments(s, w)), default=1) for s, w in zip(size, wanted, strict=True)]
+    for d in range(rank):
+        rows = [[min(a + k, b - 1) for k in range(spans[d])] for a, b in _segments(size[d], wanted[d])]
+        shape = [1] * (2 * rank)
+        shape[d], shape[rank + d] = wanted[d], spans[d]
+        place = ops.tensor(rows, dtype=dtypes.int64).reshape(shape)
+        index = place if index is None else index * size[d] + place
+    assert index is not None
+    places = index.expand((*wanted, *spans)).reshape(-1)
+    windows = ops.index_select(input.reshape(*batch, -1), len(batch), places).reshape(*batch, *wanted, -1)
+    values, chosen = ops.max(windows, -1)
+    rows_of = places.reshape(*wanted, -1).expand(windows.shape)
+    return values, ops.gather(rows_of, -1, chosen.unsqueeze(-1)).squeeze(-1)
 
 
 def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
@@ -254,6 +311,50 @@ def lp_pool1d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = N
     return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+def lp_pool3d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
+    """(Σ x^p)^(1/p) of each window."""
+    return _lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
 def lp_pool2d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
     """(Σ x^p)^(1/p) of each window."""
     return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def max_pool1d_with_indices(
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """max_pool1d with return_indices."""
+    return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def adaptive_max_pool1d_with_indices(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """adaptive_max_pool1d with return_indices."""
+    return _adaptive_max("adaptive_max_pool1d", 1, input, output_size, True)
+
+
+def max_pool2d_with_indices(
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """max_pool2d with return_indices."""
+    return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def adaptive_max_pool2d_with_indices(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """adaptive_max_pool2d with return_indices."""
+    return _adaptive_max("adaptive_max_pool2d", 2, input, output_size, True)
+
+
+def max_pool3d_with_indices(
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """max_pool3d with return_indices."""
+    return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def adaptive_max_pool3d_with_indices(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """adaptive_max_pool3d with return_indices."""
+    return _adaptive_max("adaptive_max_pool3d", 3, input, output_size, True)

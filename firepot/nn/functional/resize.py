@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,20 @@ from firepot.graph import dtypes
 from firepot.ops.shape import constant_pad
 from firepot.tensor import Tensor
 
-__all__ = ["affine_grid", "grid_sample", "interpolate", "pad", "pixel_shuffle", "pixel_unshuffle", "upsample"]
+__all__ = [
+    "affine_grid", "channel_shuffle", "grid_sample", "interpolate", "pad", "pixel_shuffle", "pixel_unshuffle", "upsample",
+    "upsample_bilinear", "upsample_nearest",
+]  # fmt: skip
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Pad the last dimensions; `pad` holds (low, high) of the last dimension first.
 
-    mode: "constant" (negative numbers crop), "reflect", "replicate" or "circular".
+    mode: "constant" (with `value`; negative numbers crop), "reflect", "replicate" or "circular".
+
+    >>> F.pad(fp.ones(1, 2), (1, 0, 0, 1))
+    tensor([[0., 1., 1.],
+            [0., 0., 0.]])
     """
     if mode == "constant":
         return constant_pad(input, pad, 0 if value is None else value)
@@ -40,6 +48,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 def _extended(x: Tensor, dim: int, low: int, high: int, mode: str) -> Tensor:
     size = x.shape[dim]
     parts = []
+    if mode == "replicate" and (low < 0 or high < 0):  # the edge may have been cut off: read by position
+        places = [min(max(i, 0), size - 1) for i in range(-low, size + high)]
+        return ops.index_select(x, dim, ops.tensor(places, dtype=dtypes.int64))
     if low < 0 or high < 0:
         x = ops.narrow(x, dim, max(-low, 0), size - max(-low, 0) - max(-high, 0))
         return _extended(x, dim, max(low, 0), max(high, 0), mode) if low > 0 or high > 0 else x
@@ -69,9 +80,13 @@ def interpolate(
     input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None, antialias: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Resample (N, C, *S) to a size or by a factor.
+    """Resample (N, C, *S) to `size`, or by `scale_factor`.
 
     mode: "nearest", "nearest-exact", "linear" (3-d input), "bilinear", "bicubic" (4-d), "trilinear" (5-d), "area".
+    align_corners has the corner samples meet, else the edges of the pixels do.
+
+    >>> F.interpolate(fp.tensor([[[0.0, 1.0]]]), size=4, mode="linear")
+    tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
     rank = input.ndim - 2
     if rank not in (1, 2, 3):
@@ -141,7 +156,7 @@ def _weights(old: int, new: int, factor: float | None, align_corners: bool, cubi
         taps = _cubic(t) if cubic else ((0, 1 - t), (1, t))
         for offset, weight in taps:
             rows[min(max(first + offset, 0), old - 1)][i] += weight
-    return ops.tensor(rows)
+    return ops.tensor(rows, dtype=dtypes.float64)
 
 
 def _cubic(t: float, a: float = -0.75) -> tuple[tuple[int, float], ...]:
@@ -179,49 +194,142 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     return x.permute(*range(n), n, n + 2, n + 4, n + 1, n + 3).reshape(*batch, c * r * r, h // r, w // r)
 
 
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    """Channels (N, C, *) taken in turn from each of `groups` groups. Zhang et al., ShuffleNet (2017)."""
+    if input.ndim < 3:
+        raise RuntimeError(f"channel_shuffle: expected an input with more than 2 dimensions, got {list(input.shape)}")
+    if groups <= 0 or input.shape[1] % groups:
+        raise RuntimeError(f"channel_shuffle: the channels of {list(input.shape)} must be divisible by groups {groups}")
+    n, c, *space = input.shape
+    return input.reshape(n, groups, c // groups, *space).transpose(1, 2).reshape(input.shape)
+
+
+def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """interpolate with mode "nearest"."""
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """interpolate with mode "bilinear" and aligned corners."""
+    return interpolate(input, size, scale_factor, "bilinear", align_corners=True)
+
+
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
-    """Sampling positions (N, H, W, 2) of affine maps theta (N, 2, 3)."""
-    n, _, h, w = size
+    """Sampling positions (N, H, W, 2) of affine maps theta (N, 2, 3), or (N, D, H, W, 3) of (N, 3, 4)."""
+    n, _, *space = size
+    rank = len(space)
+    if theta.shape != (n, rank, rank + 1) or rank not in (2, 3) or any(s <= 0 for s in size):
+        raise ValueError(f"affine_grid: theta {list(theta.shape)} and size {list(size)} do not fit")
 
     def line(count: int) -> Tensor:
         if align_corners:
-            return ops.linspace(-1, 1, count) if count > 1 else ops.zeros(1)
+            return ops.linspace(-1, 1, count, dtype=theta.dtype) if count > 1 else ops.zeros(1, dtype=theta.dtype)
         return (ops.arange(count).to(theta.dtype) * 2 + 1) / count - 1
 
-    x, y = line(w).reshape(1, w).expand(h, w), line(h).reshape(h, 1).expand(h, w)
-    base = ops.stack([x, y, ops.ones_like(x)], -1).reshape(1, h * w, 3).expand(n, h * w, 3)
-    return ops.matmul(base.to(theta.dtype), theta.transpose(1, 2)).reshape(n, h, w, 2)
+    axes = ops.meshgrid(*(line(s) for s in space))
+    base = ops.stack([*reversed(axes), ops.ones_like(axes[0])], -1).reshape(1, -1, rank + 1)
+    points = ops.matmul(base.expand(n, base.shape[1], rank + 1), theta.transpose(1, 2))
+    return points.reshape(n, *space, rank)
 
 
 def grid_sample(
     input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None
 ) -> Tensor:
-    """Sample (N, C, H, W) at grid (N, H', W', 2) of (x, y) in −1 … 1. mode: "bilinear" or "nearest"; padding_mode:
-    "zeros" or "border"."""
-    if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border"):
-        raise NotImplementedError(f"grid_sample: mode {mode!r} with padding_mode {padding_mode!r} is not supported")
-    n, _c, h, w = input.shape
+    """Sample (N, C, H, W) at grid (N, H', W', 2) of (x, y) in −1 … 1, or (N, C, D, H, W) at (N, D', H', W', 3).
 
-    def place(coordinate: Tensor, size: int) -> Tensor:
-        at = (coordinate + 1) / 2 * (size - 1) if align_corners else ((coordinate + 1) * size - 1) / 2
-        return ops.clamp(at, 0, size - 1) if padding_mode == "border" else at
+    mode: "bilinear", "nearest" or (4-d only) "bicubic"; padding_mode: "zeros", "border" or "reflection".
+    """
+    rank = input.ndim - 2
+    if mode not in ("bilinear", "nearest", "bicubic"):
+        raise ValueError(f"grid_sample: mode must be 'bilinear', 'nearest' or 'bicubic', not {mode!r}")
+    if padding_mode not in ("zeros", "border", "reflection"):
+        raise ValueError(f"grid_sample: padding_mode must be 'zeros', 'border' or 'reflection', not {padding_mode!r}")
+    if rank not in (2, 3) or grid.ndim != input.ndim or grid.shape[-1] != rank or grid.shape[0] != input.shape[0]:
+        raise RuntimeError(f"grid_sample: input {list(input.shape)} and grid {list(grid.shape)} do not fit")
+    if mode == "bicubic" and rank == 3:
+        raise RuntimeError("grid_sample: mode 'bicubic' only takes 4-d input")
+    if 0 in input.shape[1:]:
+        raise RuntimeError(f"grid_sample: only the batch may be empty, got {list(input.shape)}")
+    space = input.shape[2:]
+    n = input.shape[0]
+    batch = ops.arange(n).reshape([n] + [1] * rank)
+    channels_last = ops.movedim(input, 1, -1)
 
-    x, y = place(grid[..., 0], w), place(grid[..., 1], h)
-    batch = ops.arange(n).reshape(n, 1, 1)
-    channels_last = input.permute(0, 2, 3, 1)
+    def bounded(at: Tensor, size: int) -> Tensor:
+        if padding_mode == "border":
+            return _clipped(at, size)
+        if padding_mode == "reflection":
+            return _clipped(_reflected(at, size, bool(align_corners)), size)
+        return at
 
-    def corner(row: Tensor, column: Tensor, weight: Tensor | None) -> Tensor:
-        inside = ops.logical_and(ops.logical_and(row >= 0, row < h), ops.logical_and(column >= 0, column < w))
-        rows, columns = ops.clamp(row, 0, h - 1).to(dtypes.int64), ops.clamp(column, 0, w - 1).to(dtypes.int64)
-        value = ops.where(inside.unsqueeze(-1), channels_last[batch, rows, columns], 0.0)
-        return value if weight is None else value * weight.unsqueeze(-1)
+    def value(places: Sequence[Tensor]) -> Tensor:
+        inside: Tensor | None = None
+        rows = []
+        for p, size in zip(places, space, strict=True):
+            within = ops.logical_and(p >= 0, p < size)
+            inside = within if inside is None else ops.logical_and(inside, within)
+            rows.append(ops.clamp(ops.nan_to_num(p, 0.0, 0.0, 0.0), 0, size - 1).to(dtypes.int64))
+        assert inside is not None
+        return ops.where(inside.unsqueeze(-1), channels_last[(batch, *rows)], 0.0)
 
+    # The grid's coordinates are (x, y, z): from the last dimension to the first.
+    raw = [grid[..., rank - 1 - d] for d in range(rank)]
+    at = [(c + 1) / 2 * (s - 1) if align_corners else ((c + 1) * s - 1) / 2 for c, s in zip(raw, space, strict=True)]
+    if mode == "bicubic":
+        return ops.movedim(_bicubic(at, space, bounded, value), -1, 1)
+    at = [bounded(c, s) for c, s in zip(at, space, strict=True)]
     if mode == "nearest":
-        return corner(ops.round(y.detach()), ops.round(x.detach()), None).permute(0, 3, 1, 2)
-    left, top = ops.floor(x.detach()), ops.floor(y.detach())
-    u, v = x - left, y - top
-    result = (
-        corner(top, left, (1 - v) * (1 - u)) + corner(top, left + 1, (1 - v) * u)
-        + corner(top + 1, left, v * (1 - u)) + corner(top + 1, left + 1, v * u)
-    )  # fmt: skip
-    return result.permute(0, 3, 1, 2)
+        return ops.movedim(value([ops.round(c.detach()) for c in at]), -1, 1)
+    low = [ops.floor(c.detach()) for c in at]
+    part = [c - f for c, f in zip(at, low, strict=True)]
+    result: Tensor | None = None
+    for corner in itertools.product((0, 1), repeat=rank):
+        weight: Tensor | None = None
+        for up, t in zip(corner, part, strict=True):
+            factor = t if up else 1 - t
+            weight = factor if weight is None else weight * factor
+        assert weight is not None
+        term = value([f + up for f, up in zip(low, corner, strict=True)]) * weight.unsqueeze(-1)
+        result = term if result is None else result + term
+    assert result is not None
+    return ops.movedim(result, -1, 1)
+
+
+def _clipped(at: Tensor, size: int) -> Tensor:
+    """Within 0 … size − 1; the gradient is zero at the limits, and NaN goes to 0, as PyTorch has it."""
+    inside = ops.logical_and(at > 0, at < size - 1)
+    return ops.where(inside, at, ops.clamp(ops.nan_to_num(at.detach(), 0.0), 0, size - 1))
+
+
+def _reflected(at: Tensor, size: int, align_corners: bool) -> Tensor:
+    """Mirrored at the centres (aligned) or the edges of the outermost elements as often as it takes."""
+    low, span = (0.0, float(size - 1)) if align_corners else (-0.5, float(size))
+    if span == 0:
+        return at * 0
+    away = ops.abs(at - low)
+    turns = ops.floor(away.detach() / span)
+    rest = away - turns * span
+    even = ops.remainder(turns, 2) == 0
+    return ops.where(even, rest + low, span - rest + low)
+
+
+def _bicubic(at: Sequence[Tensor], space: Sequence[int], bounded: Any, value: Any) -> Tensor:
+    low = [ops.floor(c.detach()) for c in at]
+    weights = [_cubic_tensors(c - f) for c, f in zip(at, low, strict=True)]
+    result: Tensor | None = None
+    for i, j in itertools.product(range(4), repeat=2):
+        places = [bounded(f + (k - 1), s) for f, k, s in zip(low, (i, j), space, strict=True)]
+        term = value(places) * (weights[0][i] * weights[1][j]).unsqueeze(-1)
+        result = term if result is None else result + term
+    assert result is not None
+    return result
+
+
+def _cubic_tensors(t: Tensor, a: float = -0.75) -> tuple[Tensor, ...]:
+    def near(x: Tensor) -> Tensor:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: Tensor) -> Tensor:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    return far(t + 1), near(t), near(1 - t), far(2 - t)

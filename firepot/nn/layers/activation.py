@@ -78,7 +78,11 @@ class _Activation(Module):
 
 
 class ReLU(_Activation):
-    """max(0, x)."""
+    """max(0, x), element by element.
+
+    >>> nn.ReLU()(fp.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
 
     names, defaults = ("inplace",), (False,)
 
@@ -124,7 +128,12 @@ class CELU(_Activation):
 
 
 class GELU(_Activation):
-    """x · Φ(x); approximate: "none" or "tanh"."""
+    """x · Φ(x) with the normal distribution function; approximate="tanh" is the usual approximation. Hendrycks and
+    Gimpel (2016).
+
+    >>> nn.GELU()(fp.tensor([-1.0, 0.0, 1.0]))
+    tensor([-0.1587,  0.0000,  0.8413])
+    """
 
     function, names, defaults = staticmethod(F.gelu), ("approximate",), ("none",)
 
@@ -214,7 +223,11 @@ class GLU(_Activation):
 
 
 class Softmax(_Activation):
-    """exp(x) / Σ exp(x) along a dimension."""
+    """exp(x) / Σ exp(x) along `dim`, without overflow.
+
+    >>> nn.Softmax(dim=1)(fp.zeros(1, 4))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
 
     function, names, defaults = staticmethod(F.softmax), ("dim",), (None,)
 
@@ -226,7 +239,7 @@ class Softmin(_Activation):
 
 
 class LogSoftmax(_Activation):
-    """x − log Σ exp(x) along a dimension."""
+    """x − log Σ exp(x) along `dim`, without overflow."""
 
     function, names, defaults = staticmethod(F.log_softmax), ("dim",), (None,)
 

@@ -17,16 +17,27 @@ from firepot.nn.module import Module, Parameter
 from firepot.tensor import Tensor
 
 __all__ = [
-    "MultiheadAttention", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "MultiheadAttention", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
     "TransformerEncoderLayer",
 ]  # fmt: skip
 
 
 class MultiheadAttention(Module):
-    """Attention of `num_heads` heads with projections. Returns (output, weights or None).
+    """Attention of `num_heads` heads, each of embed_dim / num_heads columns, between projections. Vaswani et al.
+    (2017).
 
-    query (L, N, E), key (S, N, kdim), value (S, N, vdim), or with batch_first (N, L, E) …, or without N. State:
-    in_proj_weight (3E, E) or q/k/v_proj_weight, in_proj_bias, out_proj.weight, out_proj.bias.
+    query (L, N, E), key (S, N, kdim), value (S, N, vdim); with batch_first (N, L, E) …; or all without N. Returns
+    (output shaped as the query, weights (N, L, S) averaged over the heads, or None with need_weights=False, which is
+    faster and never stores them). Masks: bool, True for what is left out, or floating and added; attn_mask (L, S) or (N
+    · heads, L, S), key_padding_mask (N, S). ValueError where num_heads does not divide embed_dim.
+
+    State: in_proj_weight (3E, E) or q/k/v_proj_weight, in_proj_bias, out_proj.weight, out_proj.bias.
+
+    >>> attention = nn.MultiheadAttention(32, 4, batch_first=True)
+    >>> x = fp.randn(2, 10, 32)
+    >>> output, weights = attention(x, x, x)
+    >>> output.shape, weights.shape
+    ((2, 10, 32), (2, 10, 10))
     """
 
     def __init__(
@@ -37,8 +48,6 @@ class MultiheadAttention(Module):
         super().__init__()
         if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
             raise ValueError(f"MultiheadAttention: embed_dim {embed_dim} must be divisible by num_heads {num_heads}")
-        if add_bias_kv or add_zero_attn:
-            raise NotImplementedError("MultiheadAttention: add_bias_kv and add_zero_attn are not supported")
         self.embed_dim, self.num_heads, self.dropout, self.batch_first = embed_dim, num_heads, dropout, batch_first
         self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
         self.head_dim = embed_dim // num_heads
@@ -53,10 +62,16 @@ class MultiheadAttention(Module):
             self.v_proj_weight = Parameter(ops.zeros(embed_dim, self.vdim, dtype=dtype))
             self.register_parameter("in_proj_weight", None)
         self.in_proj_bias = Parameter(ops.zeros(3 * embed_dim, dtype=dtype)) if bias else None
+        self.add_zero_attn = add_zero_attn
+        self.bias_k = Parameter(ops.zeros(1, 1, embed_dim, dtype=dtype)) if add_bias_kv else None
+        self.bias_v = Parameter(ops.zeros(1, 1, embed_dim, dtype=dtype)) if add_bias_kv else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype)
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
             if weight is not None:
                 init.xavier_uniform_(weight)
+        for row in (self.bias_k, self.bias_v):
+            if row is not None:
+                init.xavier_normal_(row)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
 
@@ -77,6 +92,10 @@ class MultiheadAttention(Module):
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Masks as PyTorch's: bool with True for what is left out, or floating and added."""
         batched = query.ndim == 3
+        if self.bias_k is not None or self.add_zero_attn:
+            return self._with_more_keys(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
         if not batched:
             same = query is key and key is value
             query, key, value = (query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0))
@@ -109,6 +128,25 @@ class MultiheadAttention(Module):
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return (output if self.batch_first else output.transpose(0, 1)), weights
 
+    def _with_more_keys(
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None, need_weights: bool,
+        attn_mask: Tensor | None, average_attn_weights: bool, is_causal: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """add_bias_kv and add_zero_attn, by the function that has them."""
+        turned = self.batch_first and query.ndim == 3
+        if turned:
+            same = query is key and key is value
+            query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+            if same:
+                key = value = query
+        output, weights = F.multi_head_attention_forward(
+            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias, self.bias_k,
+            self.bias_v, self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias, self.training,
+            key_padding_mask, need_weights, attn_mask, not self._joint, self.q_proj_weight, self.k_proj_weight,
+            self.v_proj_weight, average_attn_weights=average_attn_weights, is_causal=is_causal,
+        )  # fmt: skip
+        return (output.transpose(0, 1) if turned else output), weights
+
     def _mask(
         self, attn_mask: Tensor | None, padding: Tensor | None, n: int, length: int, source: int, dtype: DType,
         causal: bool,
@@ -134,7 +172,14 @@ class MultiheadAttention(Module):
 
 
 class TransformerEncoderLayer(Module):
-    """Self-attention and a feed-forward network, each with dropout, a shortcut and layer normalisation."""
+    """Self-attention and a feed-forward network, each with dropout, a shortcut and layer normalisation.
+
+    (L, N, d_model), with batch_first (N, L, d_model) -> the same shape. norm_first normalises before each part instead
+    of after the shortcut. activation: 'relu', 'gelu' or a function. Vaswani et al., Attention is all you need (2017).
+
+    >>> nn.TransformerEncoderLayer(32, 4, batch_first=True)(fp.randn(2, 10, 32)).shape
+    (2, 10, 32)
+    """
 
     def __init__(
         self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = F.relu,
@@ -223,7 +268,12 @@ def _activation(activation: Any) -> Any:
 
 
 class TransformerEncoder(Module):
-    """Copies of an encoder layer, one after another."""
+    """num_layers copies of an encoder layer, one after another, and `norm` at the end if one is given.
+
+    >>> layer = nn.TransformerEncoderLayer(32, 4, batch_first=True)
+    >>> nn.TransformerEncoder(layer, num_layers=2)(fp.randn(2, 10, 32)).shape
+    (2, 10, 32)
+    """
 
     def __init__(
         self, encoder_layer: Module, num_layers: int, norm: Module | None = None, enable_nested_tensor: bool = True,
@@ -254,3 +304,56 @@ class TransformerDecoder(Module):
         for layer in self.layers:
             tgt = layer(tgt, memory, **masks)
         return tgt if self.norm is None else self.norm(tgt)
+
+
+class Transformer(Module):
+    """An encoder of the source and a decoder of the target, each of several layers and a final normalisation."""
+
+    def __init__(
+        self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = F.relu, custom_encoder: Any = None,
+        custom_decoder: Any = None, layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False,
+        bias: bool = True, device: Any = None, dtype: DType | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        settings: Any = (
+            d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias, device,
+            dtype,
+        )  # fmt: skip
+
+        def norm() -> LayerNorm:
+            return LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
+
+        self.encoder = custom_encoder if custom_encoder is not None else TransformerEncoder(
+            TransformerEncoderLayer(*settings), num_encoder_layers, norm()
+        )  # fmt: skip
+        self.decoder = custom_decoder if custom_decoder is not None else TransformerDecoder(
+            TransformerDecoderLayer(*settings), num_decoder_layers, norm()
+        )  # fmt: skip
+        for p in self.parameters():
+            if p.ndim > 1:
+                init.xavier_uniform_(p)
+        self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
+
+    def forward(
+        self, src: Tensor, tgt: Tensor, src_mask: Tensor | None = None, tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None, src_key_padding_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None, memory_key_padding_mask: Tensor | None = None,
+        src_is_causal: bool | None = None, tgt_is_causal: bool | None = None, memory_is_causal: bool = False,
+    ) -> Tensor:  # fmt: skip
+        if src.shape[-1] != self.d_model or tgt.shape[-1] != self.d_model:
+            raise RuntimeError(
+                f"Transformer: the last sizes of src {list(src.shape)} and tgt {list(tgt.shape)} must be {self.d_model}"
+            )
+        memory = self.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
+        result: Tensor = self.decoder(
+            tgt, memory, tgt_mask=tgt_mask, memory_mask=memory_mask, tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask, tgt_is_causal=bool(tgt_is_causal),
+            memory_is_causal=memory_is_causal,
+        )  # fmt: skip
+        return result
+
+    @staticmethod
+    def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: DType | None = None) -> Tensor:
+        """(sz, sz): −∞ above the diagonal, 0 elsewhere: each position sees itself and what came before."""
+        return ops.triu(ops.full((sz, sz), float("-inf"), dtype=dtype), 1)

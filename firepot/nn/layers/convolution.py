@@ -135,7 +135,11 @@ class _Transposed(_Conv):
 
 
 class Conv1d(_Forward):
-    """(N, C, L) -> (N, out_channels, L')."""
+    """Cross-correlation: (N, C, L) or (C, L) -> (N, out_channels, L'). Arguments as those of Conv2d.
+
+    >>> nn.Conv1d(2, 8, 5, stride=2)(fp.randn(4, 2, 21)).shape
+    (4, 8, 9)
+    """
 
     rank = 1
 
@@ -144,7 +148,19 @@ class Conv1d(_Forward):
 
 
 class Conv2d(_Forward):
-    """(N, C, H, W) -> (N, out_channels, H', W'). padding: a number, a pair, 'same' or 'valid'.
+    """Cross-correlation: (N, C, H, W) or (C, H, W) -> (N, out_channels, H', W').
+
+    y[n, o, i, j] = bias[o] + Σ weight[o, c, r, s] · x[n, c, i·stride + r·dilation − padding, …], and
+    H' = (H + 2·padding − dilation·(kernel − 1) − 1) // stride + 1.
+
+    Args:
+        kernel_size, stride, dilation: a number, or a pair for height and width.
+        padding: a number, a pair, 'valid' (none) or 'same' (the input's size; stride 1).
+        groups: divides both channel counts; groups = in_channels is a depthwise convolution.
+        padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
+
+    State: weight (out, in/groups, *kernel), bias (out,). ValueError where groups do not divide the channels,
+    RuntimeError where the input's channels differ or the kernel is larger than the padded input.
 
     >>> nn.Conv2d(3, 16, 3, padding=1)(fp.randn(8, 3, 32, 32)).shape
     (8, 16, 32, 32)
@@ -157,7 +173,7 @@ class Conv2d(_Forward):
 
 
 class Conv3d(_Forward):
-    """(N, C, D, H, W) -> (N, out_channels, D', H', W')."""
+    """Cross-correlation: (N, C, D, H, W) -> (N, out_channels, D', H', W'). Arguments as those of Conv2d."""
 
     rank = 3
 
@@ -175,7 +191,14 @@ class ConvTranspose1d(_Transposed):
 
 
 class ConvTranspose2d(_Transposed):
-    """The transpose of Conv2d: (N, C, H, W) -> (N, out_channels, H', W')."""
+    """The transpose of Conv2d, its derivative by the input: (N, C, H, W) -> (N, out_channels, H', W').
+
+    H' = (H − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1; `forward(x, output_size)` chooses
+    output_padding. State: weight (in, out/groups, *kernel), bias (out,). Zeiler et al. (2010).
+
+    >>> nn.ConvTranspose2d(16, 3, 2, stride=2)(fp.randn(8, 16, 8, 8)).shape
+    (8, 3, 16, 16)
+    """
 
     rank = 2
 
@@ -193,7 +216,11 @@ class ConvTranspose3d(_Transposed):
 
 
 class Unfold(Module):
-    """Sliding blocks as columns: (N, C, H, W) -> (N, C·R·S, number of blocks)."""
+    """Sliding blocks as columns: (N, C, H, W) -> (N, C·R·S, number of blocks).
+
+    >>> nn.Unfold(3, padding=1)(fp.zeros(2, 4, 5, 5)).shape
+    (2, 36, 25)
+    """
 
     def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
         super().__init__()
@@ -204,7 +231,11 @@ class Unfold(Module):
 
 
 class Fold(Module):
-    """The transpose of Unfold."""
+    """The transpose of Unfold: columns (N, C·R·S, number of blocks) summed into (N, C, H, W).
+
+    >>> nn.Fold((5, 5), 3, padding=1)(fp.zeros(2, 36, 25)).shape
+    (2, 4, 5, 5)
+    """
 
     def __init__(
         self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1

@@ -14,7 +14,7 @@ from firepot.tensor import Tensor, no_grad
 
 __all__ = [
     "AlphaDropout", "Bilinear", "CosineSimilarity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding",
-    "Flatten", "Identity", "Linear", "PairwiseDistance", "Unflatten",
+    "EmbeddingBag", "FeatureAlphaDropout", "Flatten", "Identity", "Linear", "PairwiseDistance", "Unflatten",
 ]  # fmt: skip
 
 
@@ -30,6 +30,8 @@ class Identity(Module):
 
 class Linear(Module):
     """y = x Wᵀ + b: (*, in_features) -> (*, out_features). State: weight (out, in), bias (out,).
+
+    Both start uniform within ±1/√in_features. RuntimeError where the input's last size is not in_features.
 
     >>> nn.Linear(784, 10)(fp.randn(32, 784)).shape
     (32, 10)
@@ -58,7 +60,7 @@ class Linear(Module):
 
 
 class Bilinear(Module):
-    """y = x₁ᵀ W x₂ + b."""
+    """y = x₁ᵀ W x₂ + b: (*, in1), (*, in2) -> (*, out). State: weight (out, in1, in2), bias (out,)."""
 
     def __init__(
         self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device: Any = None,
@@ -84,7 +86,14 @@ class Bilinear(Module):
 
 
 class Embedding(Module):
-    """Rows of a table by integers: (*) -> (*, embedding_dim). State: weight (num_embeddings, embedding_dim)."""
+    """Rows of a table by integers: (*) -> (*, embedding_dim). State: weight (num_embeddings, embedding_dim), normal.
+
+    The row padding_idx starts at zero and collects no gradient. IndexError, when the value is needed, for an integer
+    outside 0 … num_embeddings − 1; NotImplementedError for max_norm, scale_grad_by_freq and sparse.
+
+    >>> nn.Embedding(1000, 64)(fp.tensor([[1, 2], [3, 999]])).shape
+    (2, 2, 64)
+    """
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, max_norm: float | None = None,
@@ -92,11 +101,10 @@ class Embedding(Module):
         _freeze: bool = False, device: Any = None, dtype: DType | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        if max_norm is not None or scale_grad_by_freq or sparse:
-            raise NotImplementedError("Embedding: max_norm, scale_grad_by_freq and sparse are not supported")
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(f"Embedding: padding_idx {padding_idx} must be within num_embeddings {num_embeddings}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.max_norm, self.norm_type, self.scale_grad_by_freq = max_norm, norm_type, scale_grad_by_freq
         self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
         if _weight is None:
             self.weight = Parameter(ops.zeros(num_embeddings, embedding_dim, dtype=dtype), requires_grad=not _freeze)
@@ -117,11 +125,51 @@ class Embedding(Module):
                 self.weight[self.padding_idx] = 0.0
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, self.weight, self.padding_idx)
+        return F.embedding(
+            input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq
+        )
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+
+
+class EmbeddingBag(Module):
+    """Sums, means or maxima of rows of a table over bags of integers. State: weight (num_embeddings, embedding_dim)."""
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, max_norm: float | None = None, norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False, _weight: Tensor | None = None,
+        include_last_offset: bool = False, padding_idx: int | None = None, device: Any = None,
+        dtype: DType | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"EmbeddingBag: padding_idx {padding_idx} must be within num_embeddings {num_embeddings}")
+        self.num_embeddings, self.embedding_dim, self.mode = num_embeddings, embedding_dim, mode
+        self.max_norm, self.norm_type, self.scale_grad_by_freq = max_norm, norm_type, scale_grad_by_freq
+        self.include_last_offset = include_last_offset
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        if _weight is None:
+            self.weight = Parameter(ops.zeros(num_embeddings, embedding_dim, dtype=dtype))
+            self.reset_parameters()
+        else:
+            self.weight = Parameter(_weight)
+
+    def reset_parameters(self) -> None:
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            with no_grad():
+                self.weight[self.padding_idx] = 0.0
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        return F.embedding_bag(
+            input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, False,
+            per_sample_weights, self.include_last_offset, self.padding_idx,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, mode={self.mode!r}"
 
 
 class _Dropout(Module):
@@ -142,7 +190,13 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """Zeroes elements with probability p in training, and scales the others by 1 / (1 − p)."""
+    """Zeroes elements with probability p in training, and scales the others by 1 / (1 − p); any shape.
+
+    Gives back its input after `eval()`. Srivastava et al. (2014).
+
+    >>> nn.Dropout(0.5).eval()(fp.ones(3))
+    tensor([1., 1., 1.])
+    """
 
     _function = staticmethod(F.dropout)
 
@@ -171,8 +225,18 @@ class AlphaDropout(_Dropout):
     _function = staticmethod(F.alpha_dropout)
 
 
+class FeatureAlphaDropout(_Dropout):
+    """AlphaDropout of whole channels of (N, C, *)."""
+
+    _function = staticmethod(F.feature_alpha_dropout)
+
+
 class Flatten(Module):
-    """Joins dimensions start_dim … end_dim."""
+    """Joins dimensions start_dim … end_dim; by default all but the first.
+
+    >>> nn.Flatten()(fp.zeros(8, 3, 4, 4)).shape
+    (8, 48)
+    """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()
@@ -186,7 +250,11 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Splits one dimension into several."""
+    """Splits the dimension `dim` into several; one size may be −1.
+
+    >>> nn.Unflatten(1, (3, -1))(fp.zeros(8, 48)).shape
+    (8, 3, 16)
+    """
 
     def __init__(self, dim: int, unflattened_size: Any) -> None:
         super().__init__()
@@ -200,7 +268,11 @@ class Unflatten(Module):
 
 
 class CosineSimilarity(Module):
-    """The cosine of the angle between vectors."""
+    """The cosine of the angle between vectors along `dim`, which vanishes.
+
+    >>> nn.CosineSimilarity()(fp.ones(2, 3), fp.ones(2, 3))
+    tensor([1., 1.])
+    """
 
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         super().__init__()

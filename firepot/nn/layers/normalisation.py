@@ -13,8 +13,18 @@ from firepot.nn.module import Module, Parameter
 from firepot.tensor import Tensor, no_grad
 
 __all__ = [
-    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
-    "LayerNorm", "LocalResponseNorm", "RMSNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "CrossMapLRN2d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "LocalResponseNorm",
+    "RMSNorm",
+    "SyncBatchNorm",
 ]  # fmt: skip
 
 
@@ -25,13 +35,13 @@ class _StatisticsNorm(Module):
 
     def __init__(
         self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool,
-        dtype: DType | None,
+        dtype: DType | None, bias: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(ops.ones(num_features, dtype=dtype)) if affine else None
-        self.bias = Parameter(ops.zeros(num_features, dtype=dtype)) if affine else None
+        self.bias = Parameter(ops.zeros(num_features, dtype=dtype)) if affine and bias else None
         tracked = track_running_stats
         self.register_buffer("running_mean", ops.zeros(num_features, dtype=dtype) if tracked else None)
         self.register_buffer("running_var", ops.ones(num_features, dtype=dtype) if tracked else None)
@@ -47,6 +57,7 @@ class _StatisticsNorm(Module):
         self.reset_running_stats()
         if self.affine:
             init.ones_(self.weight)
+        if self.bias is not None:
             init.zeros_(self.bias)
 
     def _check(self, input: Tensor) -> None:
@@ -64,9 +75,9 @@ class _StatisticsNorm(Module):
 class _BatchNorm(_StatisticsNorm):
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, device: Any = None, dtype: DType | None = None,
+        track_running_stats: bool = True, device: Any = None, dtype: DType | None = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -85,29 +96,67 @@ class _BatchNorm(_StatisticsNorm):
 
 
 class BatchNorm1d(_BatchNorm):
-    """Batch normalisation of (N, C) or (N, C, L). Ioffe and Szegedy (2015)."""
+    """Batch normalisation of (N, C) or (N, C, L); see BatchNorm2d.
+
+    >>> nn.BatchNorm1d(4)(fp.randn(8, 4)).shape
+    (8, 4)
+    """
 
     dimensions = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    """Batch normalisation of (N, C, H, W). Ioffe and Szegedy (2015)."""
+    """Each channel of (N, C, H, W) centred and scaled: weight · (x − mean) / √(var + eps) + bias.
+
+    In training by the batch's mean and variance, which move the running ones by `momentum` (None: their average over
+    all batches); after `eval()` by the running ones. State: weight, bias, running_mean, running_var (C,) and
+    num_batches_tracked. ValueError for another number of dimensions. Ioffe and Szegedy (2015).
+
+    >>> layer = nn.BatchNorm2d(3)
+    >>> layer(fp.randn(8, 3, 4, 4)).shape, layer.num_batches_tracked
+    ((8, 3, 4, 4), tensor(1))
+    """
 
     dimensions = (4,)
 
 
 class BatchNorm3d(_BatchNorm):
-    """Batch normalisation of (N, C, D, H, W)."""
+    """Batch normalisation of (N, C, D, H, W); see BatchNorm2d."""
 
     dimensions = (5,)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation of (N, C, *) over all processes of a group; in one process, of its own batch."""
+
+    dimensions = (2, 3, 4, 5)
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, process_group: Any = None, device: Any = None, dtype: DType | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Module:
+        """The module with its batch normalisations as SyncBatchNorm, which take over parameters and statistics."""
+        if isinstance(module, _BatchNorm) and not isinstance(module, cls):
+            made = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            made._parameters.update(module._parameters)
+            made._buffers.update(module._buffers)
+            made.train(module._training)
+            return made
+        for name, child in list(module.named_children()):
+            module.register_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return module
 
 
 class _InstanceNorm(_StatisticsNorm):
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
-        track_running_stats: bool = False, device: Any = None, dtype: DType | None = None,
+        track_running_stats: bool = False, device: Any = None, dtype: DType | None = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -138,7 +187,14 @@ class InstanceNorm3d(_InstanceNorm):
 
 
 class LayerNorm(Module):
-    """The last dimensions centred and scaled together. Ba et al. (2016)."""
+    """The last dimensions, of shape normalized_shape, centred and scaled together, sample by sample.
+
+    State: weight and bias of that shape, unless elementwise_affine (or bias) is False. RuntimeError where the input's
+    last sizes differ. Ba et al. (2016).
+
+    >>> nn.LayerNorm(64)(fp.randn(8, 10, 64)).shape
+    (8, 10, 64)
+    """
 
     def __init__(
         self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True,
@@ -164,7 +220,13 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """The last dimensions divided by their root mean square. Zhang and Sennrich (2019)."""
+    """The last dimensions, of shape normalized_shape, divided by their root mean square. State: weight of that shape.
+
+    eps None is the epsilon of the input's dtype. Zhang and Sennrich (2019).
+
+    >>> nn.RMSNorm(2, eps=0.0)(fp.tensor([[3.0, 3.0]]))
+    tensor([[1., 1.]], grad_fn=<MulBackward>)
+    """
 
     def __init__(
         self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True, device: Any = None,
@@ -187,22 +249,29 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """Groups of channels of each sample centred and scaled. Wu and He (2018)."""
+    """num_groups groups of channels of each sample of (N, C, *) centred and scaled. State: weight, bias (C,).
+
+    ValueError where num_groups does not divide the channels. Wu and He (2018).
+
+    >>> nn.GroupNorm(2, 6)(fp.randn(4, 6, 5, 5)).shape
+    (4, 6, 5, 5)
+    """
 
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None,
-        dtype: DType | None = None,
+        dtype: DType | None = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm: num_channels {num_channels} must be divisible by num_groups {num_groups}")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
         self.weight = Parameter(ops.ones(num_channels, dtype=dtype)) if affine else None
-        self.bias = Parameter(ops.zeros(num_channels, dtype=dtype)) if affine else None
+        self.bias = Parameter(ops.zeros(num_channels, dtype=dtype)) if affine and bias else None
 
     def reset_parameters(self) -> None:
         if self.affine:
             init.ones_(self.weight)
+        if self.bias is not None:
             init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -224,3 +293,10 @@ class LocalResponseNorm(Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class CrossMapLRN2d(LocalResponseNorm):
+    """LocalResponseNorm of (N, C, H, W), by its older name."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
+        super().__init__(size, alpha, beta, k)

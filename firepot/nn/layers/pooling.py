@@ -1,4 +1,4 @@
-"""Pooling, resampling and padding layers."""
+"""Pooling layers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from typing import Any
 
 from firepot.nn import functional as F
 from firepot.nn.module import Module
-from firepot.ops.convolution import spatial
 from firepot.tensor import Tensor
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
-    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "CircularPad1d", "CircularPad2d", "ConstantPad1d",
-    "ConstantPad2d", "ConstantPad3d", "LPPool1d", "LPPool2d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "PixelShuffle",
-    "PixelUnshuffle", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Upsample",
-    "UpsamplingBilinear2d", "UpsamplingNearest2d", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d",
+    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "FractionalMaxPool2d", "FractionalMaxPool3d", "LPPool1d",
+    "LPPool2d", "LPPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d",
 ]  # fmt: skip
 
 
@@ -43,19 +40,26 @@ class _MaxPool(Module):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest element of each window of (N, C, L)."""
+    """The largest element of each window: (N, C, L) -> (N, C, L'). Arguments as those of MaxPool2d."""
 
     _function = staticmethod(F.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
-    """The largest element of each window of (N, C, H, W)."""
+    """The largest element of each window: (N, C, H, W) or (C, H, W) -> (…, H', W').
+
+    stride defaults to kernel_size; padding, at most half the kernel, adds −∞; ceil_mode keeps windows that start inside
+    but end outside. With return_indices, (values, positions in the flattened H·W).
+
+    >>> nn.MaxPool2d(2)(fp.randn(8, 3, 32, 32)).shape
+    (8, 3, 16, 16)
+    """
 
     _function = staticmethod(F.max_pool2d)
 
 
 class MaxPool3d(_MaxPool):
-    """The largest element of each window of (N, C, D, H, W)."""
+    """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). Arguments as MaxPool2d's."""
 
     _function = staticmethod(F.max_pool3d)
 
@@ -82,7 +86,7 @@ class _AvgPool(Module):
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of each window of (N, C, L)."""
+    """The mean of each window: (N, C, L) -> (N, C, L'). Arguments as those of AvgPool2d."""
 
     _function = staticmethod(F.avg_pool1d)
 
@@ -104,13 +108,20 @@ class _AvgPoolDivisor(_AvgPool):
 
 
 class AvgPool2d(_AvgPoolDivisor):
-    """The mean of each window of (N, C, H, W)."""
+    """The mean of each window: (N, C, H, W) or (C, H, W) -> (…, H', W').
+
+    stride defaults to kernel_size. The zeros of the padding count as elements unless count_include_pad is False;
+    divisor_override divides by a number of its own.
+
+    >>> nn.AvgPool2d(2)(fp.ones(1, 1, 4, 4)).tolist()
+    [[[[1.0, 1.0], [1.0, 1.0]]]]
+    """
 
     _function = staticmethod(F.avg_pool2d)
 
 
 class AvgPool3d(_AvgPoolDivisor):
-    """The mean of each window of (N, C, D, H, W)."""
+    """The mean of each window: (N, C, D, H, W) -> (N, C, D', H', W'). Arguments as those of AvgPool2d."""
 
     _function = staticmethod(F.avg_pool3d)
 
@@ -142,6 +153,12 @@ class LPPool2d(_LPPool):
     _function = staticmethod(F.lp_pool2d)
 
 
+class LPPool3d(_LPPool):
+    """(Σ x^p)^(1/p) of each window of (N, C, D, H, W)."""
+
+    _function = staticmethod(F.lp_pool3d)
+
+
 class _AdaptiveAvgPool(Module):
     _function: Any
 
@@ -158,13 +175,19 @@ class _AdaptiveAvgPool(Module):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """Means over windows that divide (N, C, L) into output_size parts."""
+    """Means over windows that divide (N, C, L) into output_size parts: -> (N, C, output_size)."""
 
     _function = staticmethod(F.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
-    """Means over windows that divide (N, C, H, W) into output_size parts."""
+    """Means over windows that divide height and width into output_size parts: (N, C, H, W) -> (N, C, *output_size).
+
+    output_size: a number or a pair; None keeps a size. Windows overlap where the sizes do not divide.
+
+    >>> nn.AdaptiveAvgPool2d(1)(fp.randn(8, 3, 7, 5)).shape
+    (8, 3, 1, 1)
+    """
 
     _function = staticmethod(F.adaptive_avg_pool2d)
 
@@ -207,128 +230,68 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     _function = staticmethod(F.adaptive_max_pool3d)
 
 
-class Upsample(Module):
-    """interpolate as a module."""
+class _MaxUnpool(Module):
+    _function: Any
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride if stride is not None else kernel_size, padding
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
+        result: Tensor = type(self)._function(
+            input, indices, self.kernel_size, self.stride, self.padding, output_size
+        )
+        return result
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Puts the elements of (N, C, L) back where MaxPool1d with return_indices took them from."""
+
+    _function = staticmethod(F.max_unpool1d)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Puts the elements of (N, C, H, W) back where MaxPool2d with return_indices took them from."""
+
+    _function = staticmethod(F.max_unpool2d)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Puts the elements of (N, C, D, H, W) back where MaxPool3d with return_indices took them from."""
+
+    _function = staticmethod(F.max_unpool3d)
+
+
+class _FractionalMaxPool(Module):
+    _function: Any
 
     def __init__(
-        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
-        recompute_scale_factor: bool | None = None,
+        self, kernel_size: Any, output_size: Any = None, output_ratio: Any = None, return_indices: bool = False,
+        _random_samples: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
-        self.align_corners, self.recompute_scale_factor = align_corners, recompute_scale_factor
+        if (output_size is None) == (output_ratio is None):
+            raise ValueError(f"{type(self).__name__}: give either output_size or output_ratio")
+        self.kernel_size, self.output_size, self.output_ratio = kernel_size, output_size, output_ratio
+        self.return_indices = return_indices
+        self.register_buffer("_random_samples", _random_samples)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.interpolate(
-            input, self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor
+    def forward(self, input: Tensor) -> Any:
+        return type(self)._function(
+            input, self.kernel_size, self.output_size, self.output_ratio, self.return_indices, self._random_samples
         )
 
-    def extra_repr(self) -> str:
-        amount = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
-        return f"{amount}, mode={self.mode!r}"
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    """The largest element of windows of (N, C, H, W) whose places are drawn at random. Graham (2014)."""
+
+    _function = staticmethod(F.fractional_max_pool2d)
 
 
-class UpsamplingNearest2d(Upsample):
-    """Upsample with mode "nearest"."""
+class FractionalMaxPool3d(_FractionalMaxPool):
+    """The largest element of windows of (N, C, D, H, W) whose places are drawn at random. Graham (2014)."""
 
-    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
-        super().__init__(size, scale_factor, mode="nearest")
-
-
-class UpsamplingBilinear2d(Upsample):
-    """Upsample with mode "bilinear" and aligned corners."""
-
-    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
-        super().__init__(size, scale_factor, mode="bilinear", align_corners=True)
-
-
-class PixelShuffle(Module):
-    """(*, C·r², H, W) -> (*, C, H·r, W·r)."""
-
-    def __init__(self, upscale_factor: int) -> None:
-        super().__init__()
-        self.upscale_factor = upscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_shuffle(input, self.upscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"upscale_factor={self.upscale_factor}"
-
-
-class PixelUnshuffle(Module):
-    """(*, C, H·r, W·r) -> (*, C·r², H, W)."""
-
-    def __init__(self, downscale_factor: int) -> None:
-        super().__init__()
-        self.downscale_factor = downscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_unshuffle(input, self.downscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"downscale_factor={self.downscale_factor}"
-
-
-class _Pad(Module):
-    rank: int
-    mode = "constant"
-
-    def __init__(self, padding: Any, value: float = 0.0) -> None:
-        super().__init__()
-        self.padding = spatial(padding, 2 * self.rank, type(self).__name__)
-        self.value = value
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, self.mode, self.value if self.mode == "constant" else None)
-
-    def extra_repr(self) -> str:
-        return f"{self.padding}"
-
-
-class ConstantPad1d(_Pad):
-    rank = 1
-
-
-class ConstantPad2d(_Pad):
-    rank = 2
-
-
-class ConstantPad3d(_Pad):
-    rank = 3
-
-
-class ZeroPad1d(_Pad):
-    rank = 1
-
-
-class ZeroPad2d(_Pad):
-    rank = 2
-
-
-class ZeroPad3d(_Pad):
-    rank = 3
-
-
-class ReflectionPad1d(_Pad):
-    rank, mode = 1, "reflect"
-
-
-class ReflectionPad2d(_Pad):
-    rank, mode = 2, "reflect"
-
-
-class ReplicationPad1d(_Pad):
-    rank, mode = 1, "replicate"
-
-
-class ReplicationPad2d(_Pad):
-    rank, mode = 2, "replicate"
-
-
-class CircularPad1d(_Pad):
-    rank, mode = 1, "circular"
-
-
-class CircularPad2d(_Pad):
-    rank, mode = 2, "circular"
+    _function = staticmethod(F.fractional_max_pool3d)

@@ -54,20 +54,26 @@ class _Recurrent(Module):
         name = type(self).__name__
         if hidden_size <= 0 or num_layers <= 0:
             raise ValueError(f"{name}: hidden_size and num_layers must be positive, got {hidden_size} and {num_layers}")
-        if proj_size:
-            raise NotImplementedError(f"{name}: proj_size is not supported; put a Linear after it")
+        if proj_size and self.step is not _lstm_step:
+            raise ValueError(f"{name}: proj_size argument is only supported for LSTM, not RNN or GRU")
+        if not 0 <= proj_size < hidden_size:
+            raise ValueError(f"{name}: proj_size must be 0 … hidden_size − 1, got {proj_size}")
+        self.proj_size = proj_size
         if not 0 <= dropout <= 1:
             raise ValueError(f"{name}: dropout should be a probability, got {dropout}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
         self._directions = ("", "_reverse") if bidirectional else ("",)
         width = self.gates * hidden_size
+        seen = proj_size or hidden_size  # the size of a step's output
         for layer in range(num_layers):
-            inputs = input_size if layer == 0 else hidden_size * len(self._directions)
+            inputs = input_size if layer == 0 else seen * len(self._directions)
             for suffix in self._directions:
-                sizes: dict[str, tuple[int, ...]] = {"weight_ih": (width, inputs), "weight_hh": (width, hidden_size)}
+                sizes: dict[str, tuple[int, ...]] = {"weight_ih": (width, inputs), "weight_hh": (width, seen)}
                 if bias:
                     sizes |= {"bias_ih": (width,), "bias_hh": (width,)}
+                if proj_size:
+                    sizes["weight_hr"] = (proj_size, hidden_size)
                 for kind, shape in sizes.items():
                     setattr(self, f"{kind}_l{layer}{suffix}", Parameter(ops.zeros(*shape, dtype=dtype)))
         self.reset_parameters()
@@ -88,12 +94,13 @@ class _Recurrent(Module):
                 f"{type(self).__name__}: input.size(-1) must be equal to input_size. Expected {self.input_size}, got {width}"
             )
         count = self.num_layers * len(self._directions)
+        sizes = [self.proj_size or self.hidden_size, self.hidden_size][: self._states()]
         if initial is None:
-            initial = tuple(ops.zeros(count, batch, self.hidden_size, dtype=input.dtype) for _ in range(self._states()))
-        for s in initial:
-            if s.shape != (count, batch, self.hidden_size):
+            initial = tuple(ops.zeros(count, batch, size, dtype=input.dtype) for size in sizes)
+        for s, size in zip(initial, sizes, strict=True):
+            if s.shape != (count, batch, size):
                 raise RuntimeError(
-                    f"{type(self).__name__}: expected hidden size {(count, batch, self.hidden_size)}, got {list(s.shape)}"
+                    f"{type(self).__name__}: expected hidden size {(count, batch, size)}, got {list(s.shape)}"
                 )
         ends: list[State] = []
         for layer in range(self.num_layers):
@@ -118,6 +125,8 @@ class _Recurrent(Module):
         seen: list[Tensor] = []
         for x in reversed(gates) if reverse else gates:
             state = type(self).step(x, F.linear(state[0], weight_hh, bias_hh), state, self.activation)
+            if self.proj_size:
+                state = (F.linear(state[0], getattr(self, f"weight_hr{suffix}")), *state[1:])
             seen.append(state[0])
         return ops.stack(seen[::-1] if reverse else seen), state
 
@@ -152,9 +161,15 @@ def _activation(nonlinearity: str) -> Any:
 
 
 class RNN(_Recurrent):
-    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Returns (output, h_n).
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), layer over layer (nonlinearity='relu' in place of tanh).
 
-    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
+    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size); h_0 (layers · directions, N,
+    hidden_size), zeros by default. Returns (output (L, N, directions · hidden_size), h_n). State: weight_ih_l0,
+    weight_hh_l0, bias_ih_l0, bias_hh_l0, …, with _reverse for the second direction. Elman (1990).
+
+    >>> output, h = nn.RNN(10, 20)(fp.randn(5, 3, 10))
+    >>> output.shape, h.shape
+    ((5, 3, 20), (1, 3, 20))
     """
 
     def __init__(
@@ -176,12 +191,15 @@ class RNN(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory. Returns (output, (h_n, c_n)). Hochreiter and Schmidhuber (1997).
+    """Long short-term memory. Arguments and shapes as those of RNN, but with the states (h, c).
 
-    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
+    Returns (output, (h_n, c_n)). The rows of weight_ih and weight_hh are the gates input, forget, cell, output; all
+    steps of a layer share one product for the inputs. RuntimeError where the input's last size is not input_size.
+    Hochreiter and Schmidhuber (1997), with forget gates.
 
-    >>> lstm = nn.LSTM(10, 20, num_layers=2)
-    >>> output, (h, c) = lstm(fp.randn(5, 3, 10))
+    >>> output, (h, c) = nn.LSTM(10, 20, num_layers=2)(fp.randn(5, 3, 10))
+    >>> output.shape, h.shape, c.shape
+    ((5, 3, 20), (2, 3, 20), (2, 3, 20))
     """
 
     gates = 4
@@ -193,9 +211,13 @@ class LSTM(_Recurrent):
 
 
 class GRU(_Recurrent):
-    """Gated recurrent units. Returns (output, h_n). Cho et al. (2014).
+    """Gated recurrent units. Arguments and shapes as those of RNN. Returns (output, h_n).
 
-    input (L, N, input_size), or (N, L, input_size) with batch_first, or (L, input_size).
+    The reset gate applies after the product, as in PyTorch. Cho et al. (2014).
+
+    >>> output, h = nn.GRU(10, 20, bidirectional=True)(fp.randn(5, 3, 10))
+    >>> output.shape, h.shape
+    ((5, 3, 40), (2, 3, 20))
     """
 
     gates = 3

@@ -10,6 +10,7 @@ import numpy as np
 
 from firepot.data.collate import to_tensors
 from firepot.data.randomness import generator_of
+from firepot.vision.files import channels_of, eight_bit
 
 Random = np.random.Generator
 
@@ -40,8 +41,10 @@ class Transform:
 class Compose(Transform):
     """One transform after the other.
 
-    >>> transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor(), Normalize(mean,
-    std)])
+    >>> from firepot.vision import transforms as T
+    >>> transform = T.Compose([T.RandomCrop(32, padding=4), T.ToTensor(), T.Normalize([0.5] * 3, [0.25] * 3)])
+    >>> transform(np.zeros((32, 32, 3), np.uint8)).shape
+    (3, 32, 32)
     """
 
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
@@ -107,7 +110,7 @@ class Normalize(Transform):
 def pixels(image: Any) -> np.ndarray[Any, Any]:
     """A Pillow image as uint8 (H, W, C)."""
     if image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("L" if image.mode in ("1", "I", "I;16", "F") else "RGB")
+        image = eight_bit(image, "L" if channels_of(image) == 1 else "RGB")
     array = np.array(image, np.uint8)
     return array[..., None] if array.ndim == 2 else array
 

@@ -23,9 +23,13 @@ class Augment:
     normalises, as for testing. Meant for `ImageArrays(..., batch_transform=Augment(...))`: for a batch of
     small images it is some fifty times faster than transforms of single images.
 
-    >>> mean, std = channel_statistics(data.train.images)
-    >>> data.train.batch_transform = Augment(mean, std, padding=4, flip=True)
-    >>> data.test.batch_transform = Augment(mean, std)
+    >>> from firepot.vision.datasets import Digits
+    >>> train = Digits()
+    >>> mean, std = channel_statistics(train.images)
+    >>> train.batch_transform = Augment(mean, std, padding=2)
+    >>> images, labels = next(iter(fp.data.DataLoader(train, batch_size=64, shuffle=True)))
+    >>> images.shape, images.dtype
+    ((64, 1, 28, 28), firepot.float32)
     """
 
     def __init__(

@@ -127,7 +127,8 @@ class RandAugment(Transform):
             shift = (int(reach * image.width), 0.0)
         else:
             shift = (0.0, int(reach * image.height))
-        return affine(image, angle, shift, 1.0, shear, self.interpolation, self.fill)
+        corner = (0.0, 0.0) if name.startswith("Shear") else None  # sheared about the upper left, as in the paper's code
+        return affine(image, angle, shift, 1.0, shear, self.interpolation, self.fill, corner)
 
 
 _ENHANCERS = ("Brightness", "Color", "Contrast", "Sharpness")
@@ -148,5 +149,5 @@ def _turn_hue(image: Any, shift: float) -> Any:
     from PIL import Image
 
     hue, saturation, value = image.convert("HSV").split()
-    turned = np.array(hue, np.uint8) + np.uint8(round(shift * 255) % 256)  # wraps around, as the colour circle does
+    turned = np.array(hue, np.uint8) + np.uint8(int(shift * 255) % 256)  # wraps around, as the colour circle does
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert(image.mode)

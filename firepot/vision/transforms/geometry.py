@@ -20,7 +20,7 @@ from firepot.vision.transforms.base import (
     resampling,
 )
 
-_PAD_MODES = {"constant": "constant", "edge": "edge", "reflect": "reflect", "symmetric": "symmetric"}
+_PAD_MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 class Resize(Transform):
@@ -28,20 +28,19 @@ class Resize(Transform):
 
     def __init__(self, size: int | Sequence[int], interpolation: Any = "bilinear", max_size: int | None = None) -> None:
         pair("Resize", size)
+        shorter = size if isinstance(size, int) else size[0] if len(size) == 1 else None
+        if max_size is not None and (shorter is None or max_size <= shorter):
+            raise ValueError(f"Resize: max_size needs a size of one number below it, got {max_size} and {size}")
         self.size, self.interpolation, self.max_size = size, interpolation, max_size
 
     def apply(self, image: Any, random: Random) -> Any:
         width, height = before_tensor("Resize", image).size
         if isinstance(self.size, int) or len(self.size) == 1:
             side = self.size if isinstance(self.size, int) else self.size[0]
-            scale = side / min(width, height)
-            if self.max_size is not None:
-                scale = min(scale, self.max_size / max(width, height))
-            new = max(1, int(width * scale)), max(1, int(height * scale))
-            if width <= height and self.max_size is None:
-                new = side, new[1]
-            elif self.max_size is None:
-                new = new[0], side
+            short, long = side, int(side * max(width, height) / min(width, height))
+            if self.max_size is not None and long > self.max_size:
+                short, long = max(1, int(self.max_size * short / long)), self.max_size
+            new = (short, long) if width <= height else (long, short)
         else:
             new = int(self.size[1]), int(self.size[0])
         return image if new == image.size else image.resize(new, resampling(self.interpolation))
@@ -70,8 +69,8 @@ class Pad(Transform):
             result[:] = self.fill
             result[top : top + height, left : left + width] = array
         else:
-            mode: Any = _PAD_MODES[self.padding_mode]
-            result = np.pad(array, ((top, bottom), (left, right), (0, 0)), mode)
+            border = ((top, bottom), (left, right), (0, 0))
+            result = np.pad(array, border, self.padding_mode)  # type: ignore[call-overload]
         return picture(result)
 
 
@@ -83,9 +82,12 @@ class CenterCrop(Transform):
 
     def apply(self, image: Any, random: Random) -> Any:
         height, width = self.size
-        left = round((before_tensor("CenterCrop", image).width - width) / 2)
-        top = round((image.height - height) / 2)
-        return image.crop((left, top, left + width, top + height))  # Pillow fills what lies outside with zeros
+        missing = max(0, width - before_tensor("CenterCrop", image).width), max(0, height - image.height)
+        # Of an odd border the larger half is on the right and below, as in torchvision. Pillow fills what lies
+        # outside of the image with zeros.
+        left = -(missing[0] // 2) if missing[0] else round((image.width - width) / 2)
+        top = -(missing[1] // 2) if missing[1] else round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
 
 
 class RandomCrop(Transform):
@@ -152,7 +154,7 @@ class RandomResizedCrop(Transform):
     def apply(self, image: Any, random: Random) -> Any:
         width, height = before_tensor("RandomResizedCrop", image).size
         box = self._box(width, height, random)
-        return image.resize((self.size[1], self.size[0]), resampling(self.interpolation), box=box)
+        return image.crop(box).resize((self.size[1], self.size[0]), resampling(self.interpolation))
 
 
 class RandomHorizontalFlip(Transform):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm import convolution_filtering, convolution_winograd
-from firepot.kernels.llvm.convolution import Convolution, lower
+from firepot.kernels.llvm.convolution import Convolution, lower, result_lane
 from firepot.kernels.llvm.convolution_winograd import WinogradWeight
 from firepot.kernels.llvm.epilogue import StoreEpilogue
 from firepot.runtime import pool
@@ -151,8 +151,7 @@ def random_operands(c: Convolution, seed: int = 0) -> list[Array]:
 def run(c: Convolution, operands: list[Array], threads: int) -> Array:
     """The kernel's result. Memory around every operand is checked to stay as it was."""
     pool.set_num_threads(threads)
-    lane = 0 if c.mode == "weight_grad" else 1
-    kernel = lower(c, StoreEpilogue(2, c.result_strides, c.dtype, lane=lane), processor())
+    kernel = lower(c, StoreEpilogue(2, c.result_strides, c.dtype, lane=result_lane(c)), processor())
     memory = [to_memory(a, s, c.dtype) for a, s in zip(operands, (c.first_strides, c.second_strides), strict=True)]
     result_shape = shapes(c)[2]
     memory.append(np.full(int(np.prod(result_shape)), 0x55, memory[0].dtype))

@@ -1,0 +1,387 @@
+"""One entry of PyTorch's operator database: values, dtypes, derivatives and errors of every sample."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+import firepot as fp
+from conformance.convert import Untranslatable, back, difference, flatten, value
+from conformance.provided import RANDOM, REASONS, SIGNS, TIES, function, name_of
+
+VALUES = {
+    "float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool,
+    "float16": torch.float16, "bfloat16": torch.bfloat16,
+}  # fmt: skip
+CHECKS = (*VALUES, "gradient", "second", "errors")
+_BATCH = 24  # samples computed as one program
+
+
+class Tally:
+    """Counts of one check, with the first failures in words."""
+
+    def __init__(self) -> None:
+        self.passed = self.failed = self.skipped = 0
+        self.reasons: list[str] = []
+        self.skips: set[str] = set()
+
+    def add(self, wrong: str | None, what: str = "") -> None:
+        if wrong is None:
+            self.passed += 1
+            return
+        self.failed += 1
+        if len(self.reasons) < 4:
+            self.reasons.append(f"{wrong} {what}".strip()[:400])
+
+    def skip(self, reason: str) -> None:
+        self.skipped += 1
+        self.skips.add(reason)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed, "failed": self.failed, "skipped": self.skipped, "reasons": self.reasons,
+            "skips": sorted(self.skips),
+        }  # fmt: skip
+
+
+def entries() -> dict[str, Any]:
+    """The database by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+    return {name_of(op): op for op in op_db}
+
+
+def check(entry: Any, samples: int | None = None, checks: Sequence[str] = CHECKS) -> dict[str, Any]:
+    """Everything that is compared of one entry; at most `samples` of each check, spread over all there are."""
+    name = name_of(entry)
+    ours = function(entry)
+    if ours is None:
+        return {"entry": name, "missing": REASONS.get(name, "not written yet")}
+    result: dict[str, Any] = {"entry": name, "checks": {}}
+    for kind in checks:
+        tally = Tally()
+        if kind in VALUES:
+            if VALUES[kind] not in entry.dtypes:
+                continue
+            _values(entry, ours, VALUES[kind], name in RANDOM, samples, tally)
+        elif kind == "gradient":
+            if not entry.supports_autograd or torch.float64 not in entry.dtypes or name in RANDOM:
+                continue
+            second = Tally()
+            _derivatives(entry, ours, samples, tally, second)
+            if entry.supports_gradgrad and "second" in checks:
+                result["checks"]["second"] = second.report()
+        elif kind == "errors":
+            if entry.error_inputs_func is None:
+                continue
+            _errors(entry, ours, samples, tally)
+        else:
+            continue
+        result["checks"][kind] = tally.report()
+    return result
+
+
+def _chosen(given: Iterator[Any], samples: int | None) -> list[Any]:
+    everything = list(given)
+    if samples is None or len(everything) <= samples:
+        return everything
+    return [everything[i * len(everything) // samples] for i in range(samples)]
+
+
+def _call(target: Callable[..., Any], input: Any, args: Any, kwargs: Any) -> Any:
+    return target(input, *args, **kwargs)
+
+
+def _describe(sample: Any) -> str:
+    def short(v: Any) -> str:
+        if isinstance(v, torch.Tensor):
+            return f"{str(v.dtype).removeprefix('torch.')}{list(v.shape)}"
+        if isinstance(v, (list, tuple)):
+            return "(" + ", ".join(map(short, v)) + ")"
+        return repr(v)[:40]
+
+    named = [f"{k}={short(v)}" for k, v in sample.kwargs.items()]
+    return "on " + ", ".join([short(sample.input), *map(short, sample.args), *named])
+
+
+def _left_out(entry: Any, sample: Any) -> str | None:
+    """Why a sample cannot be compared, or None."""
+    if sample.kwargs.get("dropout_p"):
+        return "random numbers"
+    if entry.name == "nn.functional.multi_head_attention_forward" and sample.args[9] and sample.kwargs.get("training", True):
+        return "random numbers"
+    x = sample.input
+    if entry.name.startswith("as_strided") and x.untyped_storage().nbytes() != x.numel() * x.element_size():
+        return "a view of a larger storage, which Firepot does not have"
+    return None
+
+
+def _copied(v: Any) -> Any:
+    if isinstance(v, torch.Tensor):
+        return v.detach().clone().requires_grad_(v.requires_grad) if v.layout is torch.strided else v
+    if isinstance(v, dict):
+        return {k: _copied(x) for k, x in v.items()}
+    if type(v) in (list, tuple):
+        return type(v)(_copied(x) for x in v)
+    return v
+
+
+def _widened(v: Any) -> Any:
+    if isinstance(v, torch.Tensor):
+        return v.detach().double() if v.is_floating_point() else v
+    if isinstance(v, dict):
+        return {k: _widened(x) for k, x in v.items()}
+    if type(v) in (list, tuple):
+        return type(v)(_widened(x) for x in v)
+    if v in (torch.float16, torch.bfloat16, torch.float32):
+        return torch.float64
+    return v
+
+
+def _failure(error: BaseException) -> str:
+    return f"raised {type(error).__name__}: {error}"
+
+
+def _values(entry: Any, ours: Any, dtype: torch.dtype, shape_only: bool, samples: int | None, tally: Tally) -> None:
+    waiting: list[tuple[Any, Any, list[Any]]] = []
+    for sample in _chosen(entry.sample_inputs("cpu", dtype), samples):
+        if reason := _left_out(entry, sample):
+            tally.skip(reason)
+            continue
+        try:
+            given = value([sample.input, sample.args, sample.kwargs])
+        except Untranslatable as reason:
+            tally.skip(str(reason))
+            continue
+        try:
+            torch.manual_seed(0)
+            theirs = list(flatten(_call(entry.op, *_copied([sample.input, sample.args, sample.kwargs]))))
+        except Exception as error:  # PyTorch does not take its own sample in this dtype
+            tally.skip(f"PyTorch raised {type(error).__name__}")
+            continue
+        if any(isinstance(t, torch.Tensor) and (t.is_complex() or t.layout is not torch.strided) for t in theirs):
+            tally.skip("complex or sparse result")
+            continue
+        try:
+            with fp.no_grad():
+                result = list(flatten(_call(ours, *given)))
+        except Exception as error:
+            tally.add(_failure(error), _describe(sample))
+            continue
+        waiting.append((sample, theirs, result))
+        if len(waiting) == _BATCH:
+            _compare(entry, waiting, shape_only, tally)
+            waiting = []
+    _compare(entry, waiting, shape_only, tally)
+
+
+def _compute(results: Sequence[Sequence[Any]]) -> list[str | None]:
+    """Compute all in one program; where that fails one by one, to find out which."""
+    try:
+        fp.eval(*[list(r) for r in results])
+        return [None] * len(results)
+    except Exception:
+        failures: list[str | None] = []
+        for r in results:
+            try:
+                fp.eval(list(r))
+                failures.append(None)
+            except Exception as error:
+                failures.append(_failure(error))
+        return failures
+
+
+def _compare(entry: Any, waiting: list[tuple[Any, Any, list[Any]]], shape_only: bool, tally: Tally) -> None:
+    for (sample, theirs, ours), failure in zip(waiting, _compute([w[2] for w in waiting]), strict=True):
+        if failure is None:
+            failure = _disagreement(entry, sample, theirs, ours, shape_only)
+        tally.add(failure, _describe(sample) if failure else "")
+
+
+def _disagreement(entry: Any, sample: Any, theirs: list[Any], ours: list[Any], shape_only: bool) -> str | None:
+    if len(theirs) != len(ours):
+        return f"gave {len(ours)} results, expected {len(theirs)}"
+    exact: list[Any] | None = None
+    for place, (t, o) in enumerate(zip(theirs, ours, strict=True)):
+        if entry.name in SIGNS and t.is_floating_point():
+            o, t = o.abs(), t.abs()
+        wrong = difference(o, t, None, shape_only)
+        if wrong and entry.name in TIES and not sample.kwargs.get("stable"):
+            wrong = _same_elements(entry, sample, o, t, wrong)
+        if wrong and "elements differ" in wrong and isinstance(t, torch.Tensor) and t.is_floating_point():
+            if exact is None:
+                try:
+                    exact = list(flatten(_call(entry.op, *_widened([sample.input, sample.args, sample.kwargs]))))
+                except Exception:
+                    exact = []
+            if place < len(exact):
+                wrong = difference(o, t, exact[place].double())
+        if wrong:
+            return wrong
+    return None
+
+
+def _same_elements(entry: Any, sample: Any, ours: Any, theirs: Any, wrong: str) -> str | None:
+    """Positions may differ where equal elements leave a choice."""
+    if not isinstance(theirs, torch.Tensor) or theirs.dtype is not torch.int64 or "elements differ" not in wrong:
+        return wrong
+    place = 1 if entry.name in ("topk", "kthvalue") else 0  # of dim, behind the count that some have
+    dim = sample.kwargs.get("dim", sample.args[place] if len(sample.args) > place else -1)
+    found = []
+    for positions in (back(ours), theirs):
+        if positions.dim() < sample.input.dim():
+            positions = positions.unsqueeze(dim)
+        found.append(torch.gather(sample.input, dim, positions))
+    return None if torch.equal(torch.nan_to_num(found[0]), torch.nan_to_num(found[1])) else wrong
+
+
+# -- derivatives -----------------------------------------------------------------------------------------------------
+
+
+def _leaves(given: Any) -> list[Any]:
+    return [t for t in flatten(given) if isinstance(t, (torch.Tensor, fp.Tensor)) and t.requires_grad]
+
+
+def _weights(outputs: Sequence[torch.Tensor], seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outputs]
+
+
+def _processed(entry: Any, process: Any, results: Any) -> Any:
+    results = results if process is None else process(results)
+    return [abs(r) for r in flatten(results)] if entry.name in SIGNS else results
+
+
+def _derivatives(entry: Any, ours: Any, samples: int | None, first: Tally, second: Tally) -> None:
+    waiting: list[Any] = []
+    for sample in _chosen(entry.sample_inputs("cpu", torch.float64, requires_grad=True), samples):
+        arguments = [sample.input, sample.args, sample.kwargs]
+        if reason := _left_out(entry, sample):
+            first.skip(reason)
+            continue
+        try:
+            given = value(arguments)
+            theirs = _their_derivatives(entry, sample, arguments)
+        except Untranslatable as reason:
+            first.skip(str(reason))
+            continue
+        except Exception as error:
+            first.skip(f"PyTorch raised {type(error).__name__}: {str(error)[:80]}")
+            continue
+        if theirs is None:
+            continue
+        try:
+            found = _our_derivatives(entry, ours, sample, given, theirs)
+        except Exception as error:
+            first.add(_failure(error), _describe(sample))
+            continue
+        waiting.append((sample, theirs, found))
+        if len(waiting) == _BATCH // 2:
+            _compare_derivatives(waiting, first, second)
+            waiting = []
+    _compare_derivatives(waiting, first, second)
+
+
+def _their_derivatives(entry: Any, sample: Any, arguments: Any) -> Any:
+    """(numbers of the differentiable outputs, weights, gradients, weights, second derivatives or None)."""
+    leaves = _leaves(arguments)
+    results = _processed(entry, sample.output_process_fn_grad, _call(entry.op, *arguments))
+    outputs = list(flatten(results))
+    numbers = [i for i, o in enumerate(outputs) if isinstance(o, torch.Tensor) and o.requires_grad]
+    if not numbers or not leaves:
+        return None
+    if any(outputs[i].is_complex() for i in numbers):
+        raise Untranslatable("complex numbers")
+    chosen = [outputs[i] for i in numbers]
+    weights = _weights(chosen, 1)
+    double = bool(entry.supports_gradgrad)
+    gradients = torch.autograd.grad(chosen, leaves, weights, create_graph=double, allow_unused=True)
+    again, more = None, None
+    if double:
+        places = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        more = _weights([gradients[i] for i in places], 2)
+        again = (
+            torch.autograd.grad([gradients[i] for i in places], leaves, more, allow_unused=True)
+            if places
+            else [None] * len(leaves)
+        )
+        more = dict(zip(places, more, strict=True))
+    return numbers, weights, gradients, more, again
+
+
+def _our_derivatives(entry: Any, ours: Any, sample: Any, given: Any, theirs: Any) -> Any:
+    numbers, weights, _, more, again = theirs
+    leaves = _leaves(given)
+    outputs = list(flatten(_processed(entry, sample.output_process_fn_grad, _call(ours, *given))))
+    chosen = [outputs[i] for i in numbers]
+    for o in chosen:
+        if not o.requires_grad:
+            raise RuntimeError("the result does not require grad")
+    gradients = fp.autograd.grad(
+        chosen, leaves, [value(w) for w in weights], create_graph=again is not None, allow_unused=True
+    )
+    found = None
+    problem = None
+    if again is not None:
+        places = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad and i in more]
+        try:
+            found = (
+                fp.autograd.grad(
+                    [gradients[i] for i in places], leaves, [value(more[i]) for i in places], allow_unused=True
+                )
+                if places
+                else [None] * len(leaves)
+            )
+        except Exception as error:
+            problem = _failure(error)
+    return gradients, found, problem
+
+
+def _compare_derivatives(waiting: list[Any], first: Tally, second: Tally) -> None:
+    results = [[g for g in (*w[2][0], *(w[2][1] or ())) if g is not None] for w in waiting]
+    for (sample, theirs, ours), failure in zip(waiting, _compute(results), strict=True):
+        _, _, gradients, _, again = theirs
+        leaves = _leaves([sample.input, sample.args, sample.kwargs])
+        wrong = failure or _gradients_differ(ours[0], gradients, leaves)
+        first.add(wrong, _describe(sample) if wrong else "")
+        if again is not None:
+            wrong = failure or ours[2] or _gradients_differ(ours[1], again, leaves)
+            second.add(wrong, _describe(sample) if wrong else "")
+
+
+def _gradients_differ(ours: Any, theirs: Any, leaves: Any) -> str | None:
+    for number, (o, t, leaf) in enumerate(zip(ours, theirs, leaves, strict=True)):
+        if t is None:
+            t = torch.zeros_like(leaf)
+        if o is None:
+            o = fp.zeros(tuple(leaf.shape), dtype=fp.float64)
+        wrong = difference(o, t)
+        if wrong:
+            return f"argument {number}: {wrong}"
+    return None
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+def _errors(entry: Any, ours: Any, samples: int | None, tally: Tally) -> None:
+    for bad in _chosen(entry.error_inputs("cpu"), samples):
+        sample = bad.sample_input
+        if bad.error_regex == "" and any(isinstance(v, torch.Tensor) for v in (sample.input, *sample.args)):
+            tally.skip("a Python number as one operand, which the array API standard allows")
+            continue
+        try:
+            given = value([sample.input, sample.args, sample.kwargs])
+        except Untranslatable as reason:
+            tally.skip(str(reason))
+            continue
+        try:
+            fp.eval([t for t in flatten(_call(ours, *given)) if isinstance(t, fp.Tensor)])
+        except Exception:
+            tally.add(None)
+            continue
+        tally.add(f"did not raise ({bad.error_type.__name__}: {bad.error_regex[:120]})", _describe(sample))

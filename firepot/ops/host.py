@@ -1,0 +1,56 @@
+"""Calls of NumPy's LAPACK from the graph's side: decompositions, which no kernel of ours computes.
+
+The arguments are computed, the call is made, and its results are leaves; so there is none of it inside fp.jit. The
+derivatives are compositions of ordinary operations, to be used in `Function`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from firepot.graph import dtypes
+from firepot.tensor import Tensor, node_of, wrap
+
+Array = np.ndarray[Any, Any]
+
+
+def call(what: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """The arrays that `function` makes of the tensors' values, as tensors of the first one's dtype.
+
+    Raises: RuntimeError for dtypes that LAPACK does not know; what NumPy's LinAlgError says, as LinAlgError.
+    """
+    dtype = tensors[0].dtype
+    for t in tensors:
+        if t.dtype not in (dtypes.float32, dtypes.float64):
+            raise RuntimeError(f"{what}: expected float32 or float64, got {t.dtype.name}; convert it first")
+        if t.dtype is not dtype:
+            raise RuntimeError(f"{what}: expected tensors of one dtype, got {dtype.name} and {t.dtype.name}")
+    arrays = [t.detach()._array(what) for t in tensors]
+    try:
+        found = function(*arrays)
+    except np.linalg.LinAlgError as error:
+        raise LinAlgError(f"{what}: {error}") from None
+
+    def back(array: Any) -> Tensor:
+        array = np.array(array, order="C")
+        return wrap(node_of(array.astype(dtype.numpy) if array.dtype.kind == "f" else array))
+
+    return tuple(back(a) for a in found) if isinstance(found, tuple) else back(found)
+
+
+class LinAlgError(RuntimeError):
+    """A decomposition that does not exist for these values: a singular matrix, one that is not positive definite."""
+
+
+def matrices(what: str, *tensors: Tensor, square: bool = False) -> None:
+    """Check that the tensors are matrices, or batches of them. Raises RuntimeError naming the shapes."""
+    for t in tensors:
+        if t.ndim < 2:
+            raise RuntimeError(f"{what}: expected a matrix or a batch of matrices, got shape {list(t.shape)}")
+        if square and t.shape[-1] != t.shape[-2]:
+            raise RuntimeError(f"{what}: expected square matrices, got shape {list(t.shape)}")
+        if t.dtype.kind != "f":
+            raise RuntimeError(f"{what}: expected a floating-point tensor, got {t.dtype.name}")

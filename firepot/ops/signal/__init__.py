@@ -1,0 +1,3 @@
+"""`fp.signal`, by the names of torch.signal."""
+
+from firepot.ops.signal import windows as windows

@@ -1,0 +1,38 @@
+"""A few samples of a few entries of PyTorch's operator database; `make conformance` runs all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conformance import operators, report
+
+ENTRIES = [
+    "add", "where", "cumprod", "prod", "logcumsumexp", "quantile", "masked_scatter", "index_reduce/mean", "take_along_dim",
+    "diagonal_scatter", "kron", "cov", "linalg.solve", "linalg.qr", "linalg.svd", "linalg.lu_factor", "special.i1",
+    "special.log_ndtr", "polygamma/polygamma_n_1", "igamma", "gcd", "nn.functional.grid_sample",
+    "nn.functional.embedding_bag", "nn.functional.multilabel_margin_loss", "nn.functional.max_unpool2d",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def database():
+    return operators.entries()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ENTRIES)
+def test_samples_agree_with_pytorch(database, name):
+    torch.manual_seed(0)
+    result = operators.check(database[name], samples=2, checks=("float32", "int64", "gradient", "second", "errors"))
+    assert report.passes(result), "\n".join(report.lines(result))
+    assert sum(c["passed"] for c in result["checks"].values()) >= 2
+
+
+def test_a_wrong_function_is_found_out(database):
+    """The runner can fail: sin held against the samples of cos."""
+    tally = operators.Tally()
+    import firepot as fp
+
+    operators._values(database["cos"], fp.sin, torch.float32, False, 1, tally)
+    assert tally.failed and "elements differ" in tally.reasons[0]
