@@ -8,9 +8,9 @@ it learns from Python (train or eval mode, hyper-parameters that switch structur
 from __future__ import annotations
 
 import bisect
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -38,13 +38,12 @@ class _Captured:
     leaf: Node  # the placeholder itself, or the differentiable leaf on it
 
 
-def _stand_in(tensor: Tensor) -> tuple[Node, Node]:
+def _stand_in(value: Node, is_leaf: bool) -> tuple[Node, Node]:
     """(a placeholder for a tensor's value, the node that stands for the tensor in a trace).
 
     The history of a tensor that is no leaf is outside of the trace, where no derivative can go: it is refused.
     """
-    value = tensor._value
-    if value.requires_grad and not tensor.is_leaf:
+    if value.requires_grad and not is_leaf:
         placeholder = severed(value.shape, value.dtype, None)
         return placeholder, placeholder
     placeholder = data(value.shape, value.dtype)
@@ -102,6 +101,8 @@ class Capture:
         self._next = graph.sequence_number()
         self._differentiated: tuple[Any, bool] | None = None
 
+    lasting = False
+
     # -- what the tensor module tells ----------------------------------------------------------------------------------
 
     def read(self, tensor: Tensor) -> None:
@@ -116,7 +117,7 @@ class Capture:
     def _adopt(self, tensor: Tensor) -> None:
         """Put a placeholder into a tensor that existed before the trace."""
         value = tensor._value  # if it is still to be computed, that happens before the first run, for all at once
-        placeholder, node = _stand_in(tensor)
+        placeholder, node = _stand_in(value, value.owner is not None)
         if node.primitive is graph.variable:
             node.owner = value.owner
         self.captured[id(tensor)] = _Captured(tensor, value, placeholder, node)
@@ -132,7 +133,6 @@ class Capture:
     def created(self, tensor: Tensor) -> None:
         number, own = id(tensor), self.own
         own.add(number)
-        # The callback holds the set only: whoever keeps some of these references must not keep the capture.
         self.made.append(ref(tensor, lambda _: own.discard(number)))
         if self._locate is not None:
             self._mark((self._locate(), False))
@@ -273,7 +273,7 @@ class Trace:
     grads:     (tensor, its gradient afterwards: a tensor that existed before, an output number, or None)
     argument_grads: (number of an argument, output number): what to add to its gradient
     kinds:     what the outputs behind these numbers are
-    origins:   node of the program -> node that the function recorded, where that was asked for
+    origins:   of the program's nodes (see `simplify`), where that was asked for
     """
 
     executor: Executor
@@ -285,7 +285,7 @@ class Trace:
     grads: list[tuple[Tensor, Tensor | int | None]]
     argument_grads: list[tuple[int, int]]
     kinds: dict[int, _Kind]
-    origins: dict[Node, Node]
+    origins: list[tuple[int, Node | None]]
     _single: _Kind | None  # of a result that is one tensor
 
     def __init__(self, capture: Capture) -> None:
@@ -320,36 +320,35 @@ class Trace:
             buffers = [n.buffer for n in nodes]
         return nodes, buffers
 
-    def _spent(self) -> dict[int, Any]:
-        """Output number -> memory of the value that it replaces, where nobody else holds that: last step's gradients."""
-        found: dict[int, Any] = {}
+    def _outputs(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run the program. Gradients that it replaces and that nobody else holds give their memory to the new ones."""
+        spent: dict[int, Any] = {}
         for tensor, number in self.grads:
-            old = tensor._grad
-            if old is None or not isinstance(number, int):
+            grad = tensor._grad
+            if grad is None or not isinstance(number, int):
                 continue
-            node = old._value
+            node = grad._value
             buffer = node.buffer
             # Each is held by its owner, by the name here and by the call that counts.
-            if buffer is not None and max(sys.getrefcount(old), sys.getrefcount(node), sys.getrefcount(buffer)) <= 3:
-                found[number] = buffer
-        return found
+            if buffer is not None and getrefcount(grad) <= 3 and getrefcount(node) <= 3 and getrefcount(buffer) <= 3:
+                spent[number] = buffer
+        try:
+            return self.executor(inputs, spent)
+        except IndexError:
+            for tensor, number in self.grads:
+                if number in spent:  # overwritten with what does not exist
+                    tensor._grad = None
+                    state.announce()
+            raise
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         with pool.lock:  # nobody else may overwrite the state between reading and writing it
             nodes, inputs = self.values(arguments)
             for i in self.executor.donated:
                 # Held once by its tensor and its node, and by the lists here: else somebody would see the change.
-                if sys.getrefcount(nodes[i]) > 3 or sys.getrefcount(inputs[i]) > 3:
+                if getrefcount(nodes[i]) > 3 or getrefcount(inputs[i]) > 3:
                     inputs[i] = inputs[i].copy()
-            spent = self._spent()
-            try:
-                outputs = self.executor(inputs, spent)
-            except BaseException:
-                for tensor, grad in self.grads:
-                    if isinstance(grad, int) and grad in spent:  # what it held may be half overwritten
-                        tensor._grad = None
-                        state.announce()
-                raise
+            outputs = self._outputs(inputs)
             for number, target in self.updates:
                 tensor = arguments[target] if isinstance(target, int) else target
                 if tensor._value.buffer is not outputs[number]:  # else it was overwritten in place
@@ -385,7 +384,7 @@ def record(
     waiting = [a._value for a in arguments if a._value.buffer is None]
     if waiting:
         compute(waiting)
-    stand_ins = [_stand_in(a) for a in arguments]
+    stand_ins = [_stand_in(a._value, a.is_leaf) for a in arguments]
     switch = grad_mode.enabled
     state.trace = capture
     try:
@@ -407,6 +406,7 @@ def record(
         state.trace = None
         grad_mode.enabled = switch
     capture.restore()
+    capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
     return trace, arguments
 
 
@@ -456,7 +456,7 @@ def _finish(
     state.trace = None
     trace.state = [tensors[n] if n in tensors else wrap(n) for n in others]
     leaves = arguments + others
-    trace.origins = {}
+    trace.origins = []
     located = trace.origins if capture._locate is not None else None
     placeholders, copies = simplify.simplify(order, leaves, outputs, origins=located)
     position = {n: i for i, n in enumerate(leaves)}

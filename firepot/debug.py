@@ -35,7 +35,7 @@ def eager() -> Iterator[None]:
     """Run each operation at its call, those of jitted functions too, in this thread: for stepping in a debugger.
 
     >>> with fp.debug.eager():
-    ...     loss = step(x, y)
+    ...     y = fp.ones(3).exp()  # has its value here
     """
     before, state.eager = state.eager, _compute_now
     try:
@@ -57,7 +57,9 @@ def detect_nan(inf: bool = True) -> Iterator[None]:
     at.
 
     >>> with fp.debug.detect_nan():
-    ...     loss = step(x, y)
+    ...     fp.tensor([2.0, -1.0]).log()
+    Traceback (most recent call last):
+    FloatingPointError: detect_nan: log at ...: made 1 nan in float32[2], first nan at [1], of -1.0
     """
     checker = _Checker(inf)
     before, state.eager = state.eager, checker.operation

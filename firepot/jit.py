@@ -30,7 +30,8 @@ def _static_key(value: Any, tensors: list[Tensor]) -> Hashable:
     if isinstance(value, Tensor):
         tensors.append(value)
         node = value._value
-        return (node.shape, node.dtype, node.requires_grad, node.owner is None)  # the last: no leaf
+        owner = node.owner  # the last: whether it is a result, and no leaf that collects gradients
+        return (node.shape, node.dtype, node.requires_grad, owner is None or owner() is not value)
     if isinstance(value, dict):
         return (dict, *[(k, _static_key(v, tensors)) for k, v in value.items()])
     if isinstance(value, (list, tuple)):
@@ -74,7 +75,7 @@ class Jitted:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._padding is not None:
             args, kwargs = self._padding.apply(args, kwargs)
-        # Part of what captures or transforms the caller, or to be run step by step.
+        # Part of another capture or of what transforms the caller, or to be run step by step.
         if state.trace is not None or state.transforms or state.eager is not None:
             for read, what in self._watched:
                 depend_on(read, what)
@@ -101,7 +102,6 @@ class Jitted:
         for read, what in self._watched:
             capture.depend(read, what, announced=False)
         trace, arguments = record(self.function, args, kwargs, capture, self._reason(key))
-        capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
         self.traces += 1
         self.compilations.append(log.recent[-1])
         del self.compilations[:-_REMEMBERED]
@@ -251,7 +251,8 @@ def jit(function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), 
 
     Tensors passed in are inputs; tensors that it closes over (parameters, momenta, running statistics, the random
     key) are state: their present values are read at each call, and in-place updates take effect. Reading a value
-    inside (`.item()`, `if tensor:`) raises TraceError.
+    inside (`.item()`, `if tensor:`) raises TraceError, naming the line. Results are tensors, or containers of tensors
+    and plain values.
 
     The function is captured anew when what it depends on has changed: arguments that are no tensors, grad mode,
     train or eval mode, attributes of modules, settings of optimisers, which parameters require or have gradients,
@@ -264,14 +265,20 @@ def jit(function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), 
         max_traces: programs kept; beyond, the one not used for longest is dropped.
 
     Returns: a Jitted; its `traces` counts captures, its `compilations` tells why each was made.
+    Raises (the Jitted): TypeError for arguments that are neither tensors, containers of them nor hashable.
 
+    >>> model = nn.Linear(3, 1)
+    >>> opt = fp.optim.SGD(model.parameters(), lr=0.1)
     >>> @fp.jit
     ... def step(x, y):
     ...     opt.zero_grad()
-    ...     loss = F.cross_entropy(model(x), y)
+    ...     loss = F.mse_loss(model(x), y)
     ...     loss.backward()
     ...     opt.step()
     ...     return loss
+    >>> losses = [step(fp.ones(4, 3), fp.zeros(4, 1)).item() for _ in range(3)]
+    >>> losses == sorted(losses, reverse=True), step.traces
+    (True, 1)
     """
     if function is None:
         return functools.partial(Jitted, pad=pad, max_traces=max_traces)

@@ -33,8 +33,13 @@ _MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they a
 
 
 class Trace(Protocol):
-    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded."""
+    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded.
 
+    lasting: what is recorded is to be computed like anything else; it is no mere description of later runs
+    """
+
+    @property
+    def lasting(self) -> bool: ...
     def read(self, tensor: Tensor) -> None: ...
     def created(self, tensor: Tensor) -> None: ...
     def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None: ...
@@ -203,11 +208,14 @@ class Tensor:
     def __init__(self, node: Node) -> None:
         self._grad = None
         self._value = node
-        if state.trace is not None:
-            state.trace.created(self)
-        elif node.buffer is None:
+        trace = state.trace
+        if trace is not None:
+            trace.created(self)
+            if not trace.lasting:
+                return
+        if node.buffer is None:
             _pending[node] = _pending.get(node, 0) + 1
-            if state.eager is not None:
+            if trace is None and state.eager is not None:
                 state.eager(node)
 
     def __del__(self) -> None:
@@ -221,7 +229,7 @@ class Tensor:
         if old is node:
             return
         self._value = node
-        if node.buffer is None and state.trace is None:
+        if node.buffer is None and (state.trace is None or state.trace.lasting):
             _pending[node] = _pending.get(node, 0) + 1
             if old.buffer is not None or id(self) not in _rebound:
                 _rebound[id(self)] = (ref(self), old)

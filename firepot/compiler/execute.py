@@ -21,16 +21,14 @@ class Executor:
     def __init__(self, program: Program) -> None:
         self.program = program
         inputs = program.input_count
-        self._fresh: list[int] = []  # bytes of the outputs with memory of their own
-        self._own: dict[int, int] = {}  # output number -> which of those
+        self._fresh: list[tuple[int, int]] = []  # (output number, bytes) of outputs with memory of their own
         base_of_output: dict[int, int] = {}
         for number, storage in program.outputs_stored():
             if number in program.donated:
                 base_of_output[number] = runtime.FIRST + program.donated[number]
             else:
                 base_of_output[number] = runtime.FIRST + inputs + len(self._fresh)
-                self._own[number] = len(self._fresh)
-                self._fresh.append(max(storage.size * storage.dtype.size, 1))
+                self._fresh.append((number, max(storage.size * storage.dtype.size, 1)))
         steps = []
         for t, step in enumerate(program.steps):
             operands = []
@@ -60,10 +58,9 @@ class Executor:
         Raises: IndexError where a checked index was out of range; state that would be overwritten is as before then.
         """
         if spent:
-            taken = {self._own[number]: buffer for number, buffer in spent.items() if number in self._own}
-            fresh = [taken[k] if k in taken else Buffer.empty(size) for k, size in enumerate(self._fresh)]
+            fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in self._fresh]
         else:
-            fresh = [Buffer.empty(size) for size in self._fresh]
+            fresh = [Buffer.empty(size) for _, size in self._fresh]
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]
         error = self.executable.run(addresses)
@@ -71,11 +68,12 @@ class Executor:
             raise check_sites.error(error.site - 1, error.value)
         if self._only_fresh:
             return fresh
+        own = {number: buffer for (number, _), buffer in zip(self._fresh, fresh, strict=True)}
         results: list[Buffer] = []
         for number, (where, storage) in enumerate(self.program.outputs):
             if storage is not None:
                 donated = self.program.donated.get(number)
-                results.append(fresh[self._own[number]] if donated is None else inputs[donated])
+                results.append(own[number] if donated is None else inputs[donated])
             elif where >= 0:
                 results.append(results[where])
             else:
@@ -84,7 +82,7 @@ class Executor:
 
     def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
         """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
-        return Rehearsal(self.executable, inputs, self.donated, self._fresh)
+        return Rehearsal(self.executable, inputs, self.donated, [size for _, size in self._fresh])
 
 
 class Rehearsal:

@@ -265,13 +265,13 @@ class _Recording:
         self._own.add(number)
         self._made.append(ref(tensor, lambda _: self._own.discard(number)))
 
+    @property
+    def lasting(self) -> bool:
+        return self.parent is None or self.parent.lasting
+
     def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None:
         if self.parent is not None:
             self.parent.depend(read, what, announced)
-
-    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
-        if self.parent is not None:
-            self.parent.attributes(owner, read)
 
     def undo(self, action: Callable[[], object]) -> None:
         if self.parent is not None:
@@ -283,6 +283,10 @@ class _Recording:
 
     def wrote(self, key: Hashable) -> bool:
         return self.parent is not None and self.parent.wrote(key)
+
+    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
+        if self.parent is not None:
+            self.parent.attributes(owner, read)
 
     def differentiating(self, node: Node) -> None:
         if self.parent is not None:

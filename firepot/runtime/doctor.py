@@ -96,11 +96,6 @@ def examine() -> Report:
     )
 
 
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
 @dataclass(frozen=True)
 class Peaks:
     """The roofline of this machine with the present number of threads: the most it was ever seen to do.
@@ -152,6 +147,11 @@ def _fastest_copy(kernel: Kernel) -> float:
         buffer.view(np.dtype(np.uint8), (_COPY_BYTES,)).fill(1)
     copy = Executable([Step(kernel, (Operand(FIRST), Operand(FIRST + 1)))], bases=2)
     return _fastest(copy, [source.address, target.address])
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _fastest(program: Executable, addresses: list[int], repeats: int = 7) -> float:

@@ -821,14 +821,5 @@ def loads(nest: Nest) -> list[Load]:
 
 
 __all__ = [
-    "Plan",
-    "aliases",
-    "describe",
-    "indices",
-    "label",
-    "loads",
-    "lower",
-    "operations",
-    "same_positions",
-    "traffic",
-]
+    "Plan", "aliases", "describe", "indices", "label", "loads", "lower", "operations", "same_positions", "traffic",
+]  # fmt: skip
