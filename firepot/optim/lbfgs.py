@@ -23,13 +23,16 @@ class LBFGS(Optimizer):
 
     `step(closure)` reads losses and slopes to decide how to go on, so it runs outside fp.jit. One parameter group.
 
-    >>> opt = fp.optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe")
+    >>> x = fp.tensor([3.0, -2.0], requires_grad=True)
+    >>> opt = fp.optim.LBFGS([x], line_search_fn="strong_wolfe")
     >>> def closure():
     ...     opt.zero_grad()
-    ...     loss = F.mse_loss(model(x), y)
+    ...     loss = ((x - 1) ** 2).sum()
     ...     loss.backward()
     ...     return loss
-    >>> opt.step(closure)
+    >>> _ = opt.step(closure)
+    >>> x.detach()
+    tensor([1., 1.])
     """
 
     def __init__(
