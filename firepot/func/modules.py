@@ -28,11 +28,11 @@ def functional_call(
 
     Buffers that the call updates in place (running statistics) are those that were given.
 
-    >>> model, x = nn.Linear(3, 2), fp.ones(4, 3)
+    >>> model = nn.Linear(3, 1)
     >>> params = dict(model.named_parameters())
     >>> loss = lambda p, x: fp.func.functional_call(model, p, (x,)).sum()
-    >>> fp.grad(loss)(params, x)["bias"]
-    tensor([4., 4.])
+    >>> fp.grad(loss)(params, fp.ones(2, 3))["weight"]
+    tensor([[2., 2., 2.]])
     """
     given: dict[str, Tensor] = {}
     for part in parameters_and_buffers if isinstance(parameters_and_buffers, Sequence) else [parameters_and_buffers]:
@@ -84,11 +84,11 @@ def _places(module: Module) -> dict[str, tuple[dict[str, Any], str]]:
 def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(parameters, buffers) of modules of one kind, each stacked along a new first dimension, to be mapped over.
 
-    >>> models, x = [nn.Linear(3, 2) for _ in range(5)], fp.ones(4, 3)
+    >>> models = [nn.Linear(3, 1) for _ in range(4)]
     >>> params, buffers = fp.func.stack_module_state(models)
     >>> call = lambda p, b, x: fp.func.functional_call(models[0], (p, b), (x,))
-    >>> fp.vmap(call, in_dims=(0, 0, None))(params, buffers, x).shape  # (models, batch, ...)
-    (5, 4, 2)
+    >>> fp.vmap(call, in_dims=(0, 0, None))(params, buffers, fp.ones(2, 3)).shape  # (models, batch, ...)
+    (4, 2, 1)
     """
     if not models:
         raise RuntimeError("stack_module_state: expected at least one model, got none")

@@ -299,7 +299,8 @@ def _scatter(input: Tensor, dim: int, index: Tensor, source: Any, mode: str, wha
         axis_of(dim, len(x.shape), what)
         return wrap(x)
     if not x.shape or not i.shape:
-        result = _scatter(*_vectors(input), 0, *_vectors(index), *_vectors(source), mode, what)
+        wide, places, values = _vectors(input, index, source)
+        result = _scatter(wide, 0, places, values, mode, what)
         return wrap(views.reshape(result._node, x.shape))
     d = axis_of(dim, len(x.shape), what)
     _fits(what, x, d, i)
@@ -416,7 +417,8 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         raise RuntimeError(f"index_fill: value must be a number or a 0-d tensor, got shape {list(value.shape)}")
     if not input.shape:
         axis_of(dim, 0, "index_fill")
-        return wrap(views.reshape(index_fill(_vectors(input)[0], 0, *_vectors(index), value)._node, ()))
+        wide, places = _vectors(input, index)
+        return wrap(views.reshape(index_fill(wide, 0, places, value)._node, ()))
     if index.ndim > 1:
         raise IndexError(f"index_fill: expected a vector of indices, got shape {list(index.shape)}")
     size = input.shape[d]

@@ -198,8 +198,9 @@ def promote_types(type1: DType, type2: DType) -> DType:
 def result_type(tensor1: Any, tensor2: Any) -> DType:
     """The dtype of an operation on two tensors or numbers."""
     given = [v if isinstance(v, (Tensor, bool, int, float)) else wrap(node_of(v)) for v in (tensor1, tensor2)]
-    if not any(isinstance(v, Tensor) for v in given):
-        return promote(number_dtype(given[0]), number_dtype(given[1]))
+    numbers = [v for v in given if not isinstance(v, Tensor)]
+    if len(numbers) == 2:
+        return promote(number_dtype(numbers[0]), number_dtype(numbers[1]))
     return promoted(given)
 
 

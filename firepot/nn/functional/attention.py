@@ -35,9 +35,9 @@ def scaled_dot_product_attention(
     half = query.dtype
     if half in (dtypes.float16, dtypes.bfloat16) and key.dtype is half and value.dtype is half:
         # The scores and the sums over them keep float32's digits.
-        wide = (x.to(dtypes.float32) for x in (query, key, value))
+        q, k, v = (x.to(dtypes.float32) for x in (query, key, value))
         mask = attn_mask if attn_mask is None or attn_mask.dtype is dtypes.bool_ else attn_mask.to(dtypes.float32)
-        return scaled_dot_product_attention(*wide, mask, dropout_p, is_causal, scale, enable_gqa).to(half)
+        return scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, scale, enable_gqa).to(half)
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise RuntimeError(
             f"scaled_dot_product_attention: query {list(query.shape)}, key {list(key.shape)} and value "

@@ -20,7 +20,7 @@ __all__ = [
 class _Lazy(Module):
     """Holds the constructor's arguments until the size is known; then becomes an ordinary layer."""
 
-    becomes: type[Module]
+    becomes: Any  # the class of the ordinary layer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Lazy(Module):
         state = {k: v for k, v in made.__dict__.items() if k not in ("_forward_hooks", "_forward_pre_hooks", "_training")}
         self.__dict__.pop("_arguments")
         self.__dict__.update(state)
-        self.__class__ = self.becomes  # type: ignore[assignment]
+        self.__class__ = self.becomes
 
     def _size_of(self, input: Tensor) -> int:
         raise NotImplementedError

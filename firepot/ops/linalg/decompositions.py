@@ -185,7 +185,7 @@ class QR(NamedTuple):
 
 class _QR(Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, mode: Any) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a)
         ctx.mode = mode
         ctx.results = call("qr", lambda x: tuple(np.linalg.qr(x, mode)), a)
