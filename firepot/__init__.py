@@ -1,5 +1,8 @@
 """Firepot: a deep-learning framework that reads like PyTorch and compiles the whole training step."""
 
+from typing import TYPE_CHECKING as _CHECKING
+from typing import Any as _Any
+
 from firepot import autograd as autograd
 from firepot import data as data
 from firepot import func as func
@@ -8,7 +11,9 @@ from firepot import optim as optim
 from firepot import tree as tree
 from firepot import vision as vision
 from firepot.autograd import Function as Function
+from firepot.capture import TraceError as TraceError
 from firepot.func import checkpoint as checkpoint
+from firepot.func import cond as cond
 from firepot.func import custom_vjp as custom_vjp
 from firepot.func import grad as grad
 from firepot.func import hessian as hessian
@@ -17,9 +22,12 @@ from firepot.func import jacobian as jacobian
 from firepot.func import jacrev as jacrev
 from firepot.func import jvp as jvp
 from firepot.func import linearize as linearize
+from firepot.func import map as map
+from firepot.func import scan as scan
 from firepot.func import value_and_grad as value_and_grad
 from firepot.func import vjp as vjp
 from firepot.func import vmap as vmap
+from firepot.func import while_loop as while_loop
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
@@ -34,7 +42,6 @@ from firepot.graph.dtypes import uint8 as uint8
 from firepot.graph.dtypes import uint16 as uint16
 from firepot.graph.dtypes import uint32 as uint32
 from firepot.graph.dtypes import uint64 as uint64
-from firepot.jit import TraceError as TraceError
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
 from firepot.ops import fft as fft
@@ -43,6 +50,7 @@ from firepot.ops import masked as masked
 from firepot.ops import signal as signal
 from firepot.ops import special as special
 from firepot.ops.random import Generator as Generator
+from firepot.padding import Pad as Pad
 from firepot.runtime.pool import get_num_threads as get_num_threads
 from firepot.runtime.pool import set_num_threads as set_num_threads
 from firepot.serialization import load as load
@@ -58,7 +66,35 @@ from firepot.tensor import no_grad as no_grad
 from firepot.tensor import set_default_dtype as set_default_dtype
 from firepot.tensor import set_grad_enabled as set_grad_enabled
 
+if _CHECKING:
+    from firepot import debug as debug
+    from firepot.explanation import Explanation as Explanation
+    from firepot.explanation import explain as explain
+
 __version__ = "0.1.0"
+
+# Loaded when first asked for: they bring the compiler, which makes up much of what an import would take.
+_LATER = {
+    "debug": ("firepot.debug", None),
+    "explain": ("firepot.explanation", "explain"),
+    "Explanation": ("firepot.explanation", "Explanation"),
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'firepot' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _LATER[name]
+    found = importlib.import_module(module)
+    globals()[name] = found if attribute is None else getattr(found, attribute)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATER])
+
 
 float = float32
 double = float64

@@ -7,7 +7,9 @@ Values are computed when somebody looks.
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data, detach, grad_mode, leaf
+from firepot.graph.node import Node, data, detach, grad_mode, leaf, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.runtime.buffer import Buffer
 from firepot.transforms.differentiate import gradients
@@ -31,13 +33,23 @@ _MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they a
 
 
 class Trace(Protocol):
-    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded."""
+    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded.
 
+    lasting: what is recorded is to be computed like anything else; it is no mere description of later runs
+    """
+
+    @property
+    def lasting(self) -> bool: ...
     def read(self, tensor: Tensor) -> None: ...
     def created(self, tensor: Tensor) -> None: ...
-    def depend(self, read: Callable[[], Hashable]) -> None: ...
+    def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None: ...
     def grad_read(self, tensor: Tensor) -> None: ...
     def grad_written(self, tensor: Tensor) -> None: ...
+    def undo(self, action: Callable[[], object]) -> None: ...
+    def effect(self, keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None: ...
+    def wrote(self, key: Hashable) -> bool: ...
+    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None: ...
+    def differentiating(self, node: Node) -> None: ...
     def refuse(self, what: str, value: Node | None = None) -> None: ...
 
 
@@ -49,20 +61,39 @@ class Mapping(Protocol):
     index: Node  # the number of the example, 0-d uint64
 
 
-class _State:
-    """The one place of the handles' global state."""
+class _State(threading.local):
+    """The handles' state: what is being captured or watched in this thread, and one number for the process.
+
+    eager: what to do with each operation's node at its call (`fp.debug` sets it); None: nothing, it waits.
+    gradient: what to do with each node and its complete gradient in a backward pass.
+    """
 
     trace: Trace | None = None
     transforms = 0  # how many functional transforms are running a function: jitted functions are part of it then
     mappings: tuple[Mapping, ...] = ()  # the outermost first
-    eager = False
-    epoch = 0  # grows with every change of declared Python state
+    eager: Callable[[Node], None] | None = None
+    gradient: Callable[[Node, Node], None] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Another number after every change of declared Python state."""
+        return _epoch[0]
+
+    def announce(self) -> None:
+        """Tell that declared state changed: captured functions look at their conditions again."""
+        _epoch[0] = next(_epochs)
 
 
+_epochs = itertools.count(1)
+_epoch = [0]
 state = _State()
 
 # Nodes without a value that a living Tensor stands for, each with the number of such tensors.
 _pending: dict[Node, int] = {}
+# What tensors stood for before they were changed in place, and which gradients they had, since that last had values: to
+# go back to where the new values turn out not to exist (an index was out of range).
+_rebound: dict[int, tuple[ref[Tensor], Node]] = {}
+_regraded: dict[int, tuple[ref[Tensor], Tensor | None]] = {}
 _hooks: WeakKeyDictionary[Node, list[Callable[[Tensor], Tensor | None]]] = WeakKeyDictionary()
 
 
@@ -177,17 +208,20 @@ class Tensor:
     def __init__(self, node: Node) -> None:
         self._grad = None
         self._value = node
+        trace = state.trace
+        if trace is not None:
+            trace.created(self)
+            if not trace.lasting:
+                return
         if node.buffer is None:
             _pending[node] = _pending.get(node, 0) + 1
-        if state.trace is not None:
-            state.trace.created(self)
-        elif state.eager and node.buffer is None:
-            compute([node])
+            if trace is None and state.eager is not None:
+                state.eager(node)
 
     def __del__(self) -> None:
         value = getattr(self, "_value", None)
-        if value is not None and value.buffer is None and _forget is not None:  # it may be gone at interpreter exit
-            _forget(value)
+        if value is not None and value.buffer is None and forget is not None:  # it may be gone at interpreter exit
+            forget(value)
 
     def _point(self, node: Node) -> None:
         """Stand for another node."""
@@ -195,10 +229,14 @@ class Tensor:
         if old is node:
             return
         self._value = node
-        if node.buffer is None:
+        if node.buffer is None and (state.trace is None or state.trace.lasting):
             _pending[node] = _pending.get(node, 0) + 1
+            if old.buffer is not None or id(self) not in _rebound:
+                _rebound[id(self)] = (ref(self), old)
         if old.buffer is None:
-            _forget(old)
+            forget(old)
+        if old.requires_grad != node.requires_grad or old.dtype is not node.dtype or old.shape != node.shape:
+            state.announce()
 
     @property
     def _node(self) -> Node:
@@ -223,8 +261,8 @@ class Tensor:
             node = leaf(detach(node))
             node.owner = ref(self)
         self._point(node)
-        if state.eager and state.trace is None and node.buffer is None:
-            compute([node])
+        if state.eager is not None and state.trace is None and node.buffer is None:
+            state.eager(node)
         return self
 
     # -- what it is --------------------------------------------------------------------------------------------------
@@ -274,6 +312,10 @@ class Tensor:
             )
         if state.trace is not None:
             state.trace.grad_written(self)
+        elif value is not None and value._value.buffer is None:
+            _regraded.setdefault(id(self), (ref(self), self._grad))
+        if (value is None) != (self._grad is None):
+            state.announce()
         self._grad = value
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -405,6 +447,7 @@ class Tensor:
         key = ref(self) if self.is_leaf else None
         if key is not None:
             self.__dict__.setdefault("_leaf_hooks", []).append(hook)
+            state.announce()
             return _HookHandle(self.__dict__["_leaf_hooks"], hook)
         _hooks.setdefault(node, []).append(hook)
         return _HookHandle(_hooks[node], hook)
@@ -459,9 +502,10 @@ class _HookHandle:
     def remove(self) -> None:
         if self._hook in self._hooks:
             self._hooks.remove(self._hook)
+            state.announce()
 
 
-def _forget(node: Node) -> None:
+def forget(node: Node) -> None:
     count = _pending.get(node, 0)
     if count <= 1:
         _pending.pop(node, None)
@@ -579,9 +623,49 @@ def compute(nodes: Iterable[Node]) -> None:
 
     wanted = [n for n in nodes if n.buffer is None]
     if wanted:
-        evaluate(wanted)
+        try:
+            evaluate(wanted)
+        except ew.BadIndex as error:
+            _take_back(error.check)
+            raise
         for n in wanted:
             _pending.pop(n, None)
+        if _rebound:
+            _settle(_rebound, lambda tensor: tensor._value)
+        if _regraded:
+            _settle(_regraded, lambda tensor: None if tensor._grad is None else tensor._grad._value)
+
+
+def _settle(earlier: dict[int, Any], value: Callable[[Tensor], Node | None]) -> None:
+    """Forget what tensors were before, where they now have values."""
+    for number, (handle, _) in list(earlier.items()):
+        tensor = handle()
+        node = None if tensor is None else value(tensor)
+        if node is None or node.buffer is not None:
+            earlier.pop(number, None)
+
+
+def _take_back(check: tuple[Any, ...]) -> None:
+    """After a bad index: undo what was changed in place with values that depend on it, and wait for them no more."""
+    bad: set[Node] = set()
+    waiting = list(_pending)
+    waiting += [t._value for handle, _ in _rebound.values() if (t := handle()) is not None]
+    for node in topological(waiting, ew.is_leaf):
+        if (node.primitive is ew.check_index_primitive and node.params == check) or any(i in bad for i in node.inputs):
+            bad.add(node)
+    for number, (handle, before) in list(_rebound.items()):
+        tensor = handle()
+        if tensor is not None and tensor._value in bad:
+            tensor._value = before
+            del _rebound[number]
+    for number, (handle, grad) in list(_regraded.items()):
+        tensor = handle()
+        if tensor is not None and tensor._grad is not None and tensor._grad._value in bad:
+            tensor._grad = grad
+            del _regraded[number]
+    for node in bad:
+        _pending.pop(node, None)
+    state.announce()
 
 
 def eval(*tensors: Any) -> None:
@@ -624,16 +708,61 @@ def commit(tensors: Iterable[Tensor]) -> None:
 # -- Python state that captured functions depend on ------------------------------------------------------------------
 
 
-def depend_on(read: Callable[[], Hashable]) -> None:
+def depend_on(read: Callable[[], Hashable], what: str = "Python state", announced: bool = False) -> None:
     """Declare that the running code depends on what `read()` returns; a captured function is captured anew when
-    that changes. Costs nothing outside a capture."""
+    that changes. Costs nothing outside a capture.
+
+    Args:
+        what: names it to a person who asks why a function was captured anew.
+        announced: every change is told by `state_changed`, so that nobody need look before each call.
+    """
     if state.trace is not None:
-        state.trace.depend(read)
+        state.trace.depend(read, what, announced)
+
+
+def on_abandon(action: Callable[[], object]) -> None:
+    """What to do if the running capture comes to nothing: undo what was made outside of tensors."""
+    if state.trace is not None:
+        state.trace.undo(action)
+
+
+def depend_on_attributes(owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
+    """Declare that the running code depends on attributes of `owner`: `read()` gives each one's value or identity
+    (`Same`) by name. Their changes must be told by `state_changed`."""
+    if state.trace is not None:
+        state.trace.attributes(owner, read)
+
+
+def effect(keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None:
+    """Tell that the running code changed the declared states `keys`: a captured function repeats it by `redo` at
+    each call; `undo` puts things back if the capture comes to nothing."""
+    if state.trace is not None:
+        state.trace.effect(keys, redo, undo)
+
+
+def written_here(key: Hashable) -> bool:
+    """Whether the function being captured itself changed this declared state, so that it depends on it no more."""
+    return state.trace is not None and state.trace.wrote(key)
+
+
+class Same:
+    """An object by identity, as the value of a condition. Holding it keeps its identity from being used again."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, object: object) -> None:
+        self.object = object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.object is other.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
 
 
 def state_changed() -> None:
     """Tell that state declared by `depend_on` may have changed."""
-    state.epoch += 1
+    state.announce()
 
 
 @contextmanager
@@ -740,14 +869,20 @@ def _gradients(
 
 
 def _run_hooks(node: Node, g: Node) -> Node:
+    if state.trace is not None:
+        state.trace.differentiating(node)
     owner = node.owner() if node.owner is not None else None
     hooks = list(_hooks.get(node, ()))  # another handle may stand for a leaf too: its clone
     if owner is not None:
         hooks += owner.__dict__.get("_leaf_hooks", ())
+        if state.trace is not None:
+            state.trace.depend(lambda: tuple(owner.__dict__.get("_leaf_hooks", ())), "the hooks of a tensor", True)
     for hook in hooks:
         replaced = hook(wrap(g if grad_mode.enabled else detach(g)))
         if replaced is not None:
             g = replaced._node
+    if state.gradient is not None:
+        state.gradient(node, g)
     return g
 
 

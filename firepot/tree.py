@@ -2,7 +2,8 @@
 
 A named tuple keeps its type. Whatever is no container is a leaf.
 
->>> fp.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+>>> fp.tree.map(lambda p, g: p - 10 * g, {"w": 50, "b": (7,)}, {"w": 2, "b": (0,)})
+{'w': 30, 'b': (7,)}
 """
 
 from __future__ import annotations

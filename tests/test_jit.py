@@ -77,13 +77,6 @@ def test_reading_a_value_names_the_line_and_leaves_all_as_it_was() -> None:
     assert state.tolist() == [0.0, 0.0]
 
 
-def test_shapes_that_vary_without_end_are_refused() -> None:
-    run = fp.jit(lambda x: x + 1)
-    with pytest.raises(fp.TraceError, match="captured 64 times"):
-        for n in range(1, 70):
-            run(fp.zeros(n))
-
-
 def test_an_index_out_of_range_leaves_the_state_whole() -> None:
     weight = nn.Parameter(fp.ones(4, 2))
     optimizer = fp.optim.SGD([weight], lr=1.0)

@@ -251,13 +251,6 @@ def test_a_value_that_leaks_out_of_a_trace():
         kept[0].numpy()
 
 
-def test_shapes_that_keep_varying_end_with_advice():
-    f = fp.jit(lambda x, n: x + n)
-    with pytest.raises(fp.TraceError, match="captured"):
-        for n in range(200):
-            f(fp.zeros(2), n)
-
-
 def test_a_bad_index_leaves_the_state():
     total = fp.zeros(3)
 

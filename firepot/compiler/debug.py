@@ -1,59 +1,190 @@
-"""What FIREPOT_DEBUG prints: 1 each compilation, 2 the schedule, 3 the graph, 4 the loop nests, 5 LLVM IR."""
+"""The compiler as text: graphs, schedules and kernels, for FIREPOT_DEBUG and for people who ask `fp.explain`.
+
+FIREPOT_DEBUG prints to stderr: 1 each compilation, 2 the schedule, 3 the graph, 4 the loop nests, 5 LLVM IR.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from firepot.graph.node import Node
-from firepot.kernels.loops import Nest
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, topological
+from firepot.graph.primitives.elementwise import is_leaf
+from firepot.kernels.loops import CheckedIndex, Const, Expr, Finished, Guard, Load, Nest, Op, Position, Reduce, Reduced
 
 if TYPE_CHECKING:
     from firepot.compiler.program import Program
 
 
 def _level() -> int:
-    try:
-        return int(os.environ.get("FIREPOT_DEBUG", "0") or 0)
-    except ValueError:
-        return 1
+    given = os.environ.get("FIREPOT_DEBUG", "").strip()
+    if given and not given.isdecimal():
+        raise ValueError(f"FIREPOT_DEBUG must be a number from 0 to 5, not {given!r}")
+    return int(given or 0)
 
 
 LEVEL = _level()  # read once, when the compiler is first needed
 
 
-def show_graph(order: Sequence[Node], outputs: Sequence[Node]) -> None:
-    if LEVEL < 3:
+def show(program: Program) -> None:
+    """Print what the level asks for of a program that is planned: before LLVM, which may refuse it."""
+    if LEVEL < 2:
         return
-    numbers = {n: i for i, n in enumerate(order)}
-    for n in order:
-        inputs = " ".join(f"%{numbers[i]}" for i in n.inputs)
-        params = " ".join(map(str, n.params))
-        print(
-            f"  %{numbers[n]} = {n.primitive.name} {inputs} {params} : {n.dtype.name}{list(n.shape)}", file=sys.stderr
-        )
-    print("  return " + " ".join(f"%{numbers[o]}" for o in outputs), file=sys.stderr)
-
-
-def show_nest(nest: Nest) -> None:
+    parts = []
+    if LEVEL >= 3:
+        parts += ["graph", _indented(graph_text(program.results))]
+    parts += ["schedule", _indented(schedule_text(program))]
     if LEVEL >= 4:
-        print(nest, file=sys.stderr)
+        for number, step in enumerate(program.steps):
+            if step.nest is not None:
+                parts += [f"loops of kernel {number}", _indented(nest_text(step.nest))]
+    if LEVEL >= 5:
+        for number, step in enumerate(program.steps):
+            parts += [f"LLVM of kernel {number}", step.kernel.generate()]
+    print("\n".join(parts), file=sys.stderr)
 
 
-def show_schedule(program: Program) -> None:
-    if LEVEL < 1:
+def show_summary(program: Program, name: str, reason: str) -> None:
+    """Print one line for a program that was compiled."""
+    if LEVEL >= 1:
+        print(
+            f"firepot: compiled {name}, {len(program.steps)} kernels, arena {program.arena / 2**20:.1f} MiB, "
+            f"in {program.compile_seconds * 1e3:.0f} ms: {reason}",
+            file=sys.stderr,
+        )
+
+
+def _indented(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())
+
+
+def graph_text(outputs: Sequence[Node]) -> str:
+    """One line a node, inputs first: `%3 = add %1 %2 : float32[4, 5]`."""
+    order = topological(outputs, is_leaf)
+    numbers = {n: i for i, n in enumerate(order)}
+    lines = []
+    for n in order:
+        inputs = [f"%{numbers[i]}" for i in n.inputs]
+        name = "input" if is_leaf(n) else n.primitive.name
+        words = " ".join([name, *inputs, *(() if is_leaf(n) else _parameters(n))])
+        lines.append(f"%{numbers[n]} = {words} : {n.dtype.name}{list(n.shape)}")
+    lines.append("return " + " ".join(f"%{numbers[o]}" for o in outputs))
+    return "\n".join(lines)
+
+
+def _parameters(node: Node) -> Iterator[str]:
+    if node.primitive.name == "constant":  # its other parameters tell equal numbers apart
+        yield str(node.params[0])
         return
-    print(
-        f"firepot: compiled {len(program.steps)} kernels, arena {program.arena / 2**20:.1f} MiB, "
-        f"{program.compile_seconds * 1e3:.0f} ms",
-        file=sys.stderr,
-    )
-    if LEVEL >= 2:
-        for t, step in enumerate(program.steps):
-            operands = " ".join(f"{s.number}:{program.places[s.number][0]}" for s, _ in step.operands)
-            roots = ", ".join(map(repr, step.nodes))
-            print(f"  {t:4} {step.kernel.label:40} [{operands}] {roots}", file=sys.stderr)
-            if LEVEL >= 5:
-                print(step.kernel.generate(), file=sys.stderr)
+    for p in node.params:
+        yield p.name if isinstance(p, DType) else str(p)
+
+
+def schedule_text(program: Program) -> str:
+    """One line a kernel: what it runs, where its operands lie (bytes from the start of the arena), what it makes."""
+    lines = []
+    for number, step in enumerate(program.steps):
+        operands = []
+        for storage, offset in step.operands:
+            kind, where = program.places[storage.number]
+            place = f"arena+{where + offset}" if kind == "arena" else f"{kind} {where}" + (f"+{offset}" if offset else "")
+            operands.append(place)
+        made = ", ".join(map(repr, step.nodes))
+        lines.append(f"{number:4} {step.kernel.label}  ({', '.join(operands)})  makes {made}")
+    return "\n".join(lines)
+
+
+_SIGNS = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+    "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
+}  # fmt: skip
+
+
+def nest_text(nest: Nest) -> str:
+    """A loop nest as pseudo-code: one line a loop, a fold or a store; shared values get names."""
+    return "\n".join(_NestText(nest).lines())
+
+
+class _NestText:
+    def __init__(self, nest: Nest) -> None:
+        self.nest = nest
+        self.names: dict[int, str] = {}
+        self.uses: dict[int, int] = {}
+        for stage in nest.stages:
+            self._count(stage.value)
+
+    def lines(self) -> Iterator[str]:
+        for number, (dtype, size) in enumerate(self.nest.operands):
+            yield f"operand {number}: {dtype.name}[{size}]"
+        depth = 0
+        for axis in self.nest.axes:
+            yield "  " * depth + f"for {axis.name} in {axis.size}:"
+            depth += 1
+        folds = 0
+        for stage in self.nest.stages:
+            inner = depth
+            if isinstance(stage, Reduce):
+                name = f"fold{folds}"
+                folds += 1
+            for axis in stage.axes:
+                yield "  " * inner + f"for {axis.name} in {axis.size}:"
+                inner += 1
+            shared: list[str] = []
+            value = self._text(stage.value, shared)
+            for line in shared:
+                yield "  " * inner + line
+            if isinstance(stage, Reduce):
+                yield "  " * inner + f"{name} = {stage.combine}({name}, {value})"
+                self.names[id(stage)] = name
+            else:
+                yield "  " * inner + f"store {stage.operand}[{stage.offset}] = {value}"
+
+    def _count(self, expr: Expr) -> None:
+        self.uses[id(expr)] = self.uses.get(id(expr), 0) + 1
+        if self.uses[id(expr)] == 1:
+            for part in self._parts(expr):
+                self._count(part)
+
+    def _parts(self, expr: Expr) -> tuple[Any, ...]:
+        if isinstance(expr, Op):
+            return expr.args
+        if isinstance(expr, Guard):
+            return (expr.value, expr.fill)
+        return (expr.value,) if isinstance(expr, CheckedIndex) else ()
+
+    def _text(self, expr: Expr, shared: list[str]) -> str:
+        if isinstance(expr, Reduced):
+            return self.names.get(id(expr.stage), "fold")
+        if isinstance(expr, Const):
+            return str(expr.value)
+        if isinstance(expr, Finished):
+            return "product"
+        if id(expr) in self.names:
+            return self.names[id(expr)]
+        text = self._written(expr, shared)
+        if self.uses.get(id(expr), 0) > 1:
+            name = f"v{len(self.names)}"
+            shared.append(f"{name} = {text}")
+            self.names[id(expr)] = name
+            return name
+        return text
+
+    def _written(self, expr: Expr, shared: list[str]) -> str:
+        if isinstance(expr, Load):
+            return f"load {expr.operand}[{expr.offset}]"
+        if isinstance(expr, Position):
+            return f"({expr.index})"
+        if isinstance(expr, Guard):
+            conditions = " and ".join(f"0 <= {index} < {size}" for index, size in expr.conditions)
+            return f"({self._text(expr.value, shared)} if {conditions} else {self._text(expr.fill, shared)})"
+        if isinstance(expr, CheckedIndex):
+            return f"checked({self._text(expr.value, shared)}, {expr.size})"
+        assert isinstance(expr, Op)
+        args = [self._text(a, shared) for a in expr.args]
+        if expr.name in _SIGNS:
+            return f"({args[0]} {_SIGNS[expr.name]} {args[1]})"
+        name = expr.dtype.name if expr.name == "cast" else expr.name
+        return f"{name}({', '.join(args)})"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from typing import Any
 
-from firepot.compiler import simplify
+from firepot.compiler import debug, simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
+from firepot.compiler.statistics import Compilation, log
 from firepot.graph.node import Node
+from firepot.graph.primitives.elementwise import constant_primitive
 from firepot.runtime.buffer import Buffer
 
 _MAXIMAL_PROGRAMS = 512
 _programs: OrderedDict[Hashable, Executor] = OrderedDict()
+_families: OrderedDict[Hashable, Any] = OrderedDict()  # what graphs of one make have in common -> key of the latest
 
 
 def evaluate(nodes: Sequence[Node]) -> None:
@@ -24,15 +29,63 @@ def evaluate(nodes: Sequence[Node]) -> None:
     executor = _programs.get(key)
     if executor is None:
         placeholders, copies = simplify.simplify(order, leaves, nodes)
-        executor = Executor(build(placeholders, copies))
+        executor = compiled(placeholders, copies, {}, "eager", _reason(key))
         _programs[key] = executor
         if len(_programs) > _MAXIMAL_PROGRAMS:
             _programs.popitem(last=False)
     else:
         _programs.move_to_end(key)
+        log.reused += 1
     buffers = executor([_value(leaf) for leaf in leaves])
     for node, buffer in zip(nodes, buffers, strict=True):
         node.realise(buffer)
+
+
+def compiled(
+    inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int], name: str, reason: str
+) -> Executor:
+    """Compile a graph to native code (arguments as of `build`) and log it under `name` with the reason."""
+    start = time.perf_counter()
+    program = build(inputs, outputs, donations)
+    executor = Executor(program)
+    program.compile_seconds = time.perf_counter() - start
+    log.add(Compilation(name, reason, len(program.steps), program.arena, program.compile_seconds))
+    debug.show_summary(program, name, reason)
+    return executor
+
+
+def _reason(key: Any) -> str:
+    """Why the graph with this key needs a program of its own, by comparison with the latest of the same make."""
+    entries, outputs = key
+    family = (tuple([e[0] if _is_operation(e) else None for e in entries]), outputs)
+    before = _families.get(family)
+    _families[family] = entries
+    _families.move_to_end(family)
+    if len(_families) > _MAXIMAL_PROGRAMS:
+        _families.popitem(last=False)
+    if before is None:
+        return "a graph of this make was not seen before"
+    changes = []
+    for old, new in zip(before, entries, strict=True):
+        if old == new:
+            continue
+        if not _is_operation(new):
+            changes.append(f"an input is {_kind(new)} and was {_kind(old)}")
+        elif new[0] is constant_primitive and new[1][1] is old[1][1]:
+            changes.append(
+                f"the Python number {new[1][0]} was {old[1][0]}: what changes from step to step is better a tensor"
+            )
+    if changes:
+        return changes[0] + (f", and {len(changes) - 1} more changes" if len(changes) > 1 else "")
+    return "the same operations with other parameters" if before != entries else "its program was dropped from memory"
+
+
+def _is_operation(entry: Any) -> bool:
+    return len(entry) == 3
+
+
+def _kind(entry: Any) -> str:
+    return f"{entry[1]}{list(entry[0])}"
 
 
 def _value(leaf: Node) -> Buffer:
@@ -45,6 +98,6 @@ def _value(leaf: Node) -> Buffer:
     return buffer
 
 
-def statistics() -> dict[str, int]:
-    """Programs in memory and kernels in them."""
-    return {"programs": len(_programs), "kernels": sum(len(e.program.steps) for e in _programs.values())}
+def programs_kept() -> int:
+    """Programs of plain code in memory."""
+    return len(_programs)

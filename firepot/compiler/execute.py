@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 from collections.abc import Mapping, Sequence
 
 from firepot.compiler.program import Program
@@ -45,6 +47,7 @@ class Executor:
             steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated
         )
         self.donated = sorted(set(program.donated.values()))
+        self._only_fresh = len(self._fresh) == len(program.outputs)
 
     def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
         """Run on the inputs' values; the outputs' values, in order. Donated inputs are overwritten.
@@ -54,13 +57,17 @@ class Executor:
 
         Raises: IndexError where a checked index was out of range; state that would be overwritten is as before then.
         """
-        spent = spent or {}
-        fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in self._fresh]
+        if spent:
+            fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in self._fresh]
+        else:
+            fresh = [Buffer.empty(size) for _, size in self._fresh]
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]
         error = self.executable.run(addresses)
         if error is not None:
-            raise IndexError(check_sites.message(error.site - 1, error.value))
+            raise check_sites.error(error.site - 1, error.value)
+        if self._only_fresh:
+            return fresh
         own = {number: buffer for (number, _), buffer in zip(self._fresh, fresh, strict=True)}
         results: list[Buffer] = []
         for number, (where, storage) in enumerate(self.program.outputs):
@@ -72,3 +79,41 @@ class Executor:
             else:
                 results.append(inputs[-1 - where])
         return results
+
+    def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
+        """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
+        return Rehearsal(self.executable, inputs, self.donated, [size for _, size in self._fresh])
+
+
+class Rehearsal:
+    """A program bound to inputs whose values it leaves alone."""
+
+    def __init__(
+        self, executable: runtime.Executable, inputs: Sequence[Buffer], donated: Sequence[int], fresh: Sequence[int]
+    ) -> None:
+        self._executable = executable
+        self._inputs = inputs
+        self._copies = {i: inputs[i].copy() for i in donated}
+        self._buffers = [self._copies.get(i, b) for i, b in enumerate(inputs)] + [Buffer.empty(size) for size in fresh]
+
+    def run(self) -> None:
+        """Raises: IndexError where a checked index was out of range."""
+        error = self._executable.run(self._addresses())
+        if error is not None:
+            raise check_sites.error(error.site - 1, error.value)
+
+    def time(self) -> float:
+        """Seconds of one run."""
+        addresses = self._addresses()
+        start = time.perf_counter()
+        self._executable.run(addresses)
+        return time.perf_counter() - start
+
+    def profile(self) -> list[float]:
+        """Seconds of each step in one run, with a barrier after each."""
+        return self._executable.profile(self._addresses())
+
+    def _addresses(self) -> list[int]:
+        for i, copy in self._copies.items():
+            ctypes.memmove(copy.address, self._inputs[i].address, copy.nbytes)
+        return [b.address for b in self._buffers]

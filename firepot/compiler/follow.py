@@ -184,7 +184,7 @@ def _place(node: Node, places: dict[Node, Position], storage: dict[Node, Storage
         result = tuple(inner[d] for d in node.params[0])
     elif primitive is views.reshape_primitive:
         result = unflatten(flatten(inner, contiguous_strides(source.shape)), node.shape)
-    elif primitive.index(inner, node) == (inner, ()):
+    elif node.shape == source.shape and primitive.index(inner, node) == (inner, ()):
         result = inner
     else:
         return None

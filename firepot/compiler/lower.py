@@ -13,6 +13,7 @@ from firepot.graph.index import Axis, Index, flatten
 from firepot.graph.node import Node, View, viewed
 from firepot.graph.primitives.reduce import accumulator
 from firepot.kernels.kernel import Kernel
+from firepot.kernels.loops import Nest
 
 if TYPE_CHECKING:
     from firepot.kernels.llvm.convolution import Convolution
@@ -30,11 +31,12 @@ class Access:
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel and its operands, each a stored value with an offset in bytes."""
+    """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loops if any."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
     nodes: tuple[Node, ...]
+    nest: Nest | None = None
 
 
 def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:
@@ -120,7 +122,7 @@ class Lowering:
         kernel = matmul.lower(description, NestEpilogue(nest, following.finished), self.processor)
         operands = [(a.storage, a.offset * a.storage.dtype.size) for a in (x, y)]
         operands += [(s, s.base * s.dtype.size) for s in following.operands]
-        self.steps.append(Step(kernel, tuple(operands), tuple(roots)))
+        self.steps.append(Step(kernel, tuple(operands), tuple(roots), nest))
 
     def _product(self, node: Node) -> tuple[Matmul, tuple[Access, Access]]:
         from firepot.kernels.llvm import matmul

@@ -31,6 +31,7 @@ class Program:
     arena:     bytes of memory for intermediate values and workspaces
     places:    for each stored value by number: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
+    results:   the nodes that the program was made of
     """
 
     steps: list[Step]
@@ -42,6 +43,7 @@ class Program:
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
     compile_seconds: float = 0.0
+    results: tuple[Node, ...] = ()
 
     def outputs_stored(self) -> list[tuple[int, Storage]]:
         """(output number, storage) of the outputs that the program writes itself."""
@@ -79,7 +81,6 @@ def build(
     """
     start = time.perf_counter()
     order = topological(outputs, is_leaf)
-    debug.show_graph(order, outputs)
     roots = choose_roots(order, outputs) if passes.recompute else {n for n in order if not is_leaf(n)}
     layouts = {n: row_major(len(n.shape)) for n in order}
     if passes.layout:
@@ -101,8 +102,9 @@ def build(
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
+    program.results = tuple(outputs)
     program.compile_seconds = time.perf_counter() - start
-    debug.show_schedule(program)
+    debug.show(program)
     return program
 
 
@@ -177,9 +179,9 @@ def _lower(
             continue
         stored = {r for r in g.roots if r in needed and r.size}
         nest, operands = build_nest(g, storage, stored, layouts)
-        debug.show_nest(nest)
         kernel = nest_generator.lower(nest, processor())
-        lowering.steps.append(Step(kernel, tuple((s, s.base * s.dtype.size) for s in operands), tuple(g.roots)))
+        reads = tuple((s, s.base * s.dtype.size) for s in operands)
+        lowering.steps.append(Step(kernel, reads, tuple(g.roots), nest))
     return lowering.steps
 
 

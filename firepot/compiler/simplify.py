@@ -17,6 +17,7 @@ from firepot.graph.node import (
     data,
     data_primitive,
     grad_mode,
+    sequence_number,
     topological,
 )
 from firepot.graph.primitives import elementwise as ew
@@ -63,9 +64,14 @@ _RULES: dict[Any, _Rule] = {
 
 
 def simplify(
-    order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node], rules: bool = True
-) -> tuple[list[Node], list[Node]]:
-    """(placeholders for the leaves, the outputs' copies); without `rules`, a plain copy."""
+    order: Sequence[Node], leaves: Sequence[Node], outputs: Sequence[Node], rules: bool = True,
+    origins: list[tuple[int, Node | None]] | None = None,
+) -> tuple[list[Node], list[Node]]:  # fmt: skip
+    """(placeholders for the leaves, the outputs' copies); without `rules`, a plain copy.
+
+    `origins`, where given, is filled with (sequence number, node): the nodes from that number on, up to the next
+    entry's, were made of `node`.
+    """
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
@@ -73,6 +79,8 @@ def simplify(
         for node in order:
             if node in copies:
                 continue
+            if origins is not None:
+                origins.append((sequence_number(), node))
             inputs = tuple(copies[i] for i in node.inputs)
             if node.primitive.identity:
                 copies[node] = inputs[0]
@@ -93,6 +101,8 @@ def simplify(
                 x, y = inputs
                 if (x in standardised and _is_spread(y)) or (y in standardised and _is_spread(x)):
                     standardised.add(copies[node])
+        if origins is not None:
+            origins.append((sequence_number(), None))
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
     finally:
         grad_mode.enabled = before

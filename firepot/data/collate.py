@@ -72,7 +72,8 @@ def collate_arrays(batch: Sequence[Any]) -> Any:
 def default_convert(data: Any) -> Any:
     """What a loader does to samples with batch_size=None: arrays are made into tensors, all else stays.
 
-    >>> default_convert({"image": np.zeros((3, 8, 8)), "name": "a"})
+    >>> default_convert({"image": np.arange(3), "name": "a"})
+    {'image': tensor([0, 1, 2]), 'name': 'a'}
     """
     return to_tensors(data)
 

@@ -1,6 +1,10 @@
 """Functional transforms: functions from functions to functions, with torch.func's names. They nest in any order."""
 
 from firepot.func.checkpointing import checkpoint as checkpoint
+from firepot.func.control import cond as cond
+from firepot.func.control import map as map
+from firepot.func.control import scan as scan
+from firepot.func.control import while_loop as while_loop
 from firepot.func.custom import custom_vjp as custom_vjp
 from firepot.func.gradient import grad as grad
 from firepot.func.gradient import grad_and_value as grad_and_value

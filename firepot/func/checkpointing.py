@@ -20,8 +20,10 @@ def checkpoint(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     Chen et al., Training deep nets with sublinear memory cost (2016).
 
-    >>> for block in blocks:
+    >>> x = fp.randn(4, 8)
+    >>> for block in (nn.Linear(8, 8), nn.Linear(8, 8)):
     ...     x = fp.checkpoint(block)(x)
+    >>> x.sum().backward()
     """
     if args or kwargs:
         return checkpoint(func)(*args, **kwargs)

@@ -28,9 +28,11 @@ def functional_call(
 
     Buffers that the call updates in place (running statistics) are those that were given.
 
+    >>> model = nn.Linear(3, 1)
     >>> params = dict(model.named_parameters())
     >>> loss = lambda p, x: fp.func.functional_call(model, p, (x,)).sum()
-    >>> grads = fp.grad(loss)(params, x)
+    >>> fp.grad(loss)(params, fp.ones(2, 3))["weight"]
+    tensor([[2., 2., 2.]])
     """
     given: dict[str, Tensor] = {}
     for part in parameters_and_buffers if isinstance(parameters_and_buffers, Sequence) else [parameters_and_buffers]:
@@ -82,9 +84,11 @@ def _places(module: Module) -> dict[str, tuple[dict[str, Any], str]]:
 def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(parameters, buffers) of modules of one kind, each stacked along a new first dimension, to be mapped over.
 
+    >>> models = [nn.Linear(3, 1) for _ in range(4)]
     >>> params, buffers = fp.func.stack_module_state(models)
     >>> call = lambda p, b, x: fp.func.functional_call(models[0], (p, b), (x,))
-    >>> fp.vmap(call, in_dims=(0, 0, None))(params, buffers, x)  # (models, batch, ...)
+    >>> fp.vmap(call, in_dims=(0, 0, None))(params, buffers, fp.ones(2, 3)).shape  # (models, batch, ...)
+    (4, 2, 1)
     """
     if not models:
         raise RuntimeError("stack_module_state: expected at least one model, got none")

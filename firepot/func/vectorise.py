@@ -9,12 +9,12 @@ from typing import Any
 from weakref import ref
 
 from firepot import tree
+from firepot.capture import TraceError
 from firepot.func._arguments import named
 from firepot.graph import dtypes
 from firepot.graph.node import Node, data, example
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.jit import TraceError
 from firepot.tensor import Tensor, Trace, _pending, caller_site, state, wrap
 from firepot.transforms.batch import Batch
 
@@ -265,9 +265,32 @@ class _Recording:
         self._own.add(number)
         self._made.append(ref(tensor, lambda _: self._own.discard(number)))
 
-    def depend(self, read: Callable[[], Hashable]) -> None:
+    @property
+    def lasting(self) -> bool:
+        return self.parent is None or self.parent.lasting
+
+    def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None:
         if self.parent is not None:
-            self.parent.depend(read)
+            self.parent.depend(read, what, announced)
+
+    def undo(self, action: Callable[[], object]) -> None:
+        if self.parent is not None:
+            self.parent.undo(action)
+
+    def effect(self, keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None:
+        if self.parent is not None:
+            self.parent.effect(keys, redo, undo)
+
+    def wrote(self, key: Hashable) -> bool:
+        return self.parent is not None and self.parent.wrote(key)
+
+    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
+        if self.parent is not None:
+            self.parent.attributes(owner, read)
+
+    def differentiating(self, node: Node) -> None:
+        if self.parent is not None:
+            self.parent.differentiating(node)
 
     def grad_read(self, tensor: Tensor) -> None:
         if self.parent is not None:

@@ -8,9 +8,10 @@ value (`buffer`); what has one is an input to whatever is compiled next.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
@@ -128,7 +129,22 @@ class Opaque(Primitive):
 
 
 _sequence = itertools.count()
-_interned: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
+
+
+class _Entry(ref["Node"]):
+    """A weak reference in the table of nodes, with its key. (WeakValueDictionary does the same more slowly.)"""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
+
+
+_interned: dict[tuple[Any, ...], _Entry] = {}
+
+
+def _discard(entry: _Entry) -> None:
+    """The node of this entry has died."""
+    if _interned.get(entry.key) is entry:
+        _interned.pop(entry.key, None)
 
 
 class Node:
@@ -192,13 +208,19 @@ class Node:
         return f"{self.primitive.name}: {self.dtype.name}[{shape}]"
 
 
-class _GradMode:
-    """Whether operations record that their results require gradients (torch.no_grad and enable_grad set it)."""
+class _GradMode(threading.local):
+    """Whether operations of this thread record that their results require gradients (torch.no_grad and enable_grad
+    set it)."""
 
     enabled = True
 
 
 grad_mode = _GradMode()
+
+
+def sequence_number() -> int:
+    """A number between those of the nodes made before and after."""
+    return next(_sequence)
 
 
 def apply(primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Hashable, ...] = ()) -> Node:
@@ -210,12 +232,15 @@ def apply(primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Hashable
                 requires_grad = True
                 break
     key = (primitive, inputs, params, requires_grad)
-    found = _interned.get(key)
+    entry = _interned.get(key)
+    found = entry() if entry is not None else None
     if found is not None and (found.inputs or not inputs or not requires_grad):
         return found
     shape, dtype = primitive.infer(inputs, params)
     node = Node(primitive, inputs, params, shape, dtype, requires_grad and dtype.kind == "f")
-    _interned[key] = node
+    entry = _Entry(node, _discard)
+    entry.key = key
+    _interned[key] = entry
     return node
 
 
@@ -302,7 +327,7 @@ def data(shape: Shape, dtype: DType, buffer: Any = None) -> Node:
 
 
 def severed(shape: Shape, dtype: DType, buffer: Any) -> Node:
-    """A value that requires grad but cannot be differentiated: derivatives are refused, not silently missing."""
+    """A value (a placeholder, without buffer) that requires grad but cannot be differentiated: derivatives are refused, not silently missing."""
     node = Node(severed_primitive, (), (), shape, dtype, True)
     node.buffer = buffer
     return node

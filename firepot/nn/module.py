@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.graph.node import detach
-from firepot.tensor import Device, Tensor, depend_on, no_grad, state_changed
+from firepot.tensor import (
+    Device,
+    Same,
+    Tensor,
+    depend_on,
+    depend_on_attributes,
+    effect,
+    no_grad,
+    state,
+    state_changed,
+    written_here,
+)
 
 
 class Parameter(Tensor):
@@ -35,6 +47,36 @@ class Buffer(Tensor):
     def __init__(self, data: Tensor, persistent: bool = True) -> None:
         super().__init__(detach(data._node))
         self.persistent = persistent
+
+
+class _Table(OrderedDict[Any, Any]):
+    """A module's parameters, buffers, submodules or hooks by name: captured functions are told of each change."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        state_changed()
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        state_changed()
+
+    def pop(self, *args: Any) -> Any:
+        found = super().pop(*args)
+        state_changed()
+        return found
+
+    def popitem(self, last: bool = True) -> Any:
+        found = super().popitem(last)
+        state_changed()
+        return found
+
+    def clear(self) -> None:
+        super().clear()
+        state_changed()
+
+
+_TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class RemovableHandle:
@@ -75,12 +117,9 @@ class Module:
 
     def __init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, "_parameters", OrderedDict())
-        set_(self, "_buffers", OrderedDict())
+        for table in _TABLES:
+            set_(self, table, _Table())
         set_(self, "_persistent", set())
-        set_(self, "_modules", OrderedDict())
-        set_(self, "_forward_hooks", OrderedDict())
-        set_(self, "_forward_pre_hooks", OrderedDict())
         set_(self, "_training", True)
 
     _parameters: dict[str, Parameter | None]
@@ -95,6 +134,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} needs a method forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.trace is not None:
+            self._depend_on_attributes()
         for hook in list(self._forward_pre_hooks.values()):
             changed = hook(self, args)
             if changed is not None:
@@ -136,6 +177,28 @@ class Module:
             self._modules[name] = None
         else:
             object.__setattr__(self, name, value)
+            state_changed()
+
+    def _depend_on_attributes(self) -> None:
+        """Tell the running capture that it depends on what this module and those in it hold."""
+        for m in self.modules():
+            depend_on_attributes(m, m._held)
+
+    def _held(self) -> dict[Any, Any]:
+        """Every attribute's value, or its identity where it is no plain number, text or tuple of them."""
+        found: dict[Any, Any] = {}
+        for name, value in self.__dict__.items():
+            if name in _TABLES:
+                for key, held in value.items():
+                    found[key if isinstance(key, str) else f"hook {key}"] = Same(held)
+            elif isinstance(value, _PLAIN):
+                if name != "_training":  # has a condition of its own, where it is read
+                    found[name] = (value.__class__, value)
+            elif isinstance(value, (tuple, list)) and all(isinstance(v, _PLAIN) for v in value):
+                found[name] = tuple((v.__class__, v) for v in value)
+            else:
+                found[name] = Same(value)
+        return found
 
     def _remove(self, name: str) -> None:
         self.__dict__.pop(name, None)
@@ -147,6 +210,8 @@ class Module:
         for table in ("_parameters", "_buffers", "_modules"):
             found = self.__dict__.get(table)
             if found is not None and name in found:
+                if state.trace is not None:
+                    self._depend_on_attributes()
                 return found[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
@@ -156,6 +221,7 @@ class Module:
                 del table[name]
                 return
         object.__delattr__(self, name)
+        state_changed()
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self._parameters, *self._buffers, *self._modules]
@@ -186,19 +252,31 @@ class Module:
     @property
     def training(self) -> bool:
         """Whether the module trains (dropout drops, batch norm uses the batch) or is evaluated."""
-        depend_on(lambda: self._training)
+        if state.trace is not None and not written_here(self):
+            depend_on(lambda: self._training, f"whether {type(self).__name__} is in training mode", announced=True)
         return self._training
 
     @training.setter
     def training(self, value: bool) -> None:
-        object.__setattr__(self, "_training", value)
-        state_changed()
+        self._set_mode([self], value)
 
     def train(self, mode: bool = True) -> Any:
-        for m in self.modules():
-            object.__setattr__(m, "_training", mode)
-        state_changed()
+        self._set_mode(list(self.modules()), mode)
         return self
+
+    def _set_mode(self, modules: list[Module], mode: bool) -> None:
+        before = [m._training for m in modules]
+
+        def change(modes: Iterable[bool]) -> None:
+            changed = False
+            for m, new in zip(modules, modes, strict=False):
+                changed = changed or m._training != new
+                object.__setattr__(m, "_training", new)
+            if changed:
+                state_changed()
+
+        change(repeat(mode))
+        effect(modules, lambda: change(repeat(mode)), lambda: change(before))
 
     def eval(self) -> Any:
         return self.train(False)
@@ -206,7 +284,6 @@ class Module:
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         for p in self.parameters():
             p.requires_grad_(requires_grad)
-        state_changed()
         return self
 
     # -- going through -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
-from firepot.ops.broadcast import expand, floating, operands, promoted
+from firepot.ops.broadcast import expand, floating, operands, plain_pair, promoted
 from firepot.tensor import Tensor, default_dtype, node_of, wrap
 
 __all__ = [
@@ -144,6 +144,9 @@ def _binary(name: str, what: str, doc: str, kinds: str = "biuf") -> Callable[...
     """A binary operation on promoted dtypes of these kinds; 'F' turns integers into the default floating dtype."""
 
     def function(input: Operand, other: Operand) -> Tensor:
+        pair = plain_pair(what, input, other)
+        if pair is not None and pair[0].dtype.kind in kinds:
+            return wrap(ew.binary(name, *pair))
         dtype = promoted((input, other))
         if dtype.kind not in kinds:
             if "F" not in kinds:

@@ -58,11 +58,48 @@ def expand(node: Node, shape: Shape) -> Node:
     return node if node.shape == shape else views.expand(node, shape)
 
 
+# The Python numbers that do not change the dtype of a tensor of a kind.
+_FITTING: dict[str, frozenset[type]] = {
+    "f": frozenset((float, int, bool)), "i": frozenset((int, bool)), "u": frozenset((int, bool)),
+    "b": frozenset((bool,)),
+}  # fmt: skip
+
+
+def plain_pair(what: str, a: Any, b: Any) -> list[Node] | None:
+    """Nodes of the common shape of two operands that need no promotion: tensors of one dtype, or a tensor and a
+    number of its kind; None for all others. The short way of what people write most."""
+    if isinstance(a, Tensor):
+        x = a._node
+        if isinstance(b, Tensor):
+            y = b._node
+            if x.dtype is not y.dtype:
+                return None
+        elif type(b) in _FITTING[x.dtype.kind]:
+            return [x, ew.full(x.shape, b, x.dtype)]
+        else:
+            return None
+    elif isinstance(b, Tensor):
+        y = b._node
+        if type(a) not in _FITTING[y.dtype.kind]:
+            return None
+        return [ew.full(y.shape, a, y.dtype), y]
+    else:
+        return None
+    if x.shape == y.shape:
+        return [x, y]
+    shape = broadcast_shapes(x.shape, y.shape, what=what)
+    return [expand(x, shape), expand(y, shape)]
+
+
 def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
     """Nodes of the promoted (or given) dtype and the common shape.
 
     Raises: TypeError where all of them are Python numbers, RuntimeError where shapes do not fit.
     """
+    if dtype is None and len(values) == 2:
+        pair = plain_pair(what, *values)
+        if pair is not None:
+            return pair
     if all(isinstance(v, (bool, int, float)) for v in values):
         raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     target = dtype if dtype is not None else promoted(values)

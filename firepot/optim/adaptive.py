@@ -420,7 +420,7 @@ class Muon(Optimizer):
             raise ValueError(f"Muon: adjust_lr_fn {adjust_lr_fn!r} is not supported")
         if len(ns_coefficients) != 3 or not 0 <= ns_steps < 100:
             raise ValueError("Muon: expected 3 ns_coefficients and fewer than 100 ns_steps")
-        settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+        settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
         settings |= {"ns_coefficients": tuple(ns_coefficients), "eps": eps, "ns_steps": ns_steps}
         super().__init__(params, settings | {"adjust_lr_fn": adjust_lr_fn})
         for group in self.param_groups:

@@ -7,12 +7,14 @@ capture instead. State is made outside of a capture, so that it exists before th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from firepot import ops
 from firepot.graph import dtypes
-from firepot.tensor import Tensor, commit, depend_on, no_grad, outside_trace
+from firepot.graph.node import Node
+from firepot.tensor import Same, Tensor, commit, depend_on, no_grad, on_abandon, outside_trace, state, state_changed
 
 
 class Group(dict[str, Any]):
@@ -48,12 +50,83 @@ class Group(dict[str, Any]):
         )
 
     def __setitem__(self, name: str, value: Any) -> None:
+        before = self.get(name)
+        tensors = [t for t in self.__dict__.get("_tensors", ()) if t.partition(".")[0] == name]
+        if state.trace is not None and name not in _SCHEDULE and not _equal(before, value):
+            state.trace.refuse(f"the optimiser's setting {name!r} was changed (by a scheduler?)")
         super().__setitem__(name, value)
-        for known in [t for t in self.__dict__.get("_tensors", ()) if t.partition(".")[0] == name]:
+        if name not in _SCHEDULE and not (tensors and bool(before) == bool(value)):
+            state_changed()  # else it is the value of a tensor that programs read
+        for known in tensors:
             self.tensor(known)
+
+    # The dict's other ways to change go through __setitem__, so that captured functions are told.
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Group:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        state_changed()
+
+    def pop(self, *args: Any) -> Any:
+        found = super().pop(*args)
+        state_changed()
+        return found
 
     def __reduce__(self) -> Any:
         return Group, (dict(self),)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):  # of parameters: == would compare their elements
+        return [*map(id, a)] == [*map(id, b)]
+    return bool(a == b)
+
+
+class StateTable(dict[Any, Any]):
+    """The optimiser's state, or that of one parameter: captured functions are told of each change."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, StateTable(value) if type(value) is dict else value)
+        state_changed()
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        state_changed()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, *args: Any) -> Any:
+        found = super().pop(*args)
+        state_changed()
+        return found
+
+    def popitem(self) -> Any:
+        found = super().popitem()
+        state_changed()
+        return found
+
+    def clear(self) -> None:
+        super().clear()
+        state_changed()
 
 
 # Settings that schedules keep in the groups and no update reads.
@@ -84,13 +157,34 @@ class Optimizer:
                 "params argument given to the optimizer should be an iterable of Tensors or dicts, but got Tensor"
             )
         self.defaults = defaults
-        self.state: dict[Tensor, dict[str, Any]] = {}
+        self._state = StateTable()
         self.param_groups: list[Group] = []
         given = list(params)
         if not given:
             raise ValueError("optimizer got an empty parameter list")
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
             self.add_param_group(group)
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        """Each parameter's state: tensors and numbers by name."""
+        return self._state
+
+    @state.setter
+    def state(self, value: Mapping[Tensor, dict[str, Any]]) -> None:
+        self._state = StateTable()
+        self._state.update(value)
+        state_changed()
+
+    def _held(self) -> Hashable:
+        """What a captured step depends on: which tensors are the state."""
+        return tuple(
+            tuple((name, Same(v)) for name, v in self._state.get(p, {}).items())
+            for group in self.param_groups for p in group["params"]
+        )  # fmt: skip
+
+    def _parameters(self) -> Hashable:
+        return tuple([tuple(map(id, group["params"])) for group in self.param_groups])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own."""
@@ -131,24 +225,30 @@ class Optimizer:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; with a closure, call it first and return its loss."""
         loss = closure() if closure is not None else None
-        changed: list[Tensor] = []
+        before: list[tuple[Tensor, Node]] = []
         with no_grad():
             for group in self.param_groups:
                 for p in group["params"]:
                     gradient = p.grad
                     if gradient is None:
                         continue
-                    state = self.state.get(p)
-                    if state is None:
+                    known = self._state.get(p)
+                    if known is None:
                         with outside_trace():
-                            state = self.initial(p, group)
-                        self.state[p] = state
-                    self.update(p, gradient, state, group)
-                    changed.append(p)
-                    changed.extend(v for v in state.values() if isinstance(v, Tensor))
-                depend_on(group.structure)
-                depend_on(lambda group=group: len(group["params"]))  # type: ignore[misc]
-        commit(changed)
+                            self._state[p] = self.initial(p, group)
+                        known = self._state[p]
+                        on_abandon(partial(self._state.pop, p, None))
+                    before += [(t, t._value) for t in (p, *known.values()) if isinstance(t, Tensor)]
+                    self.update(p, gradient, known, group)
+                depend_on(group.structure, f"a setting of {type(self).__name__}", announced=True)
+        depend_on(self._held, f"the state of {type(self).__name__}", announced=True)
+        depend_on(self._parameters, f"the parameters of {type(self).__name__}")
+        try:
+            commit(t for t, _ in before)
+        except IndexError:  # the gradients do not exist: no part of the step is to have happened
+            for t, node in before:
+                t._point(node)
+            raise
         return loss
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -52,7 +53,8 @@ class Allocator:
         """
         size = size_class(nbytes)
         with self._lock:
-            self._collect()
+            if self._returned:
+                self._collect()
             free = self._free.get(size)
             if free:
                 block = free.pop()
@@ -60,7 +62,8 @@ class Allocator:
             else:
                 block = self._new_block(size, nbytes)
             self._current += size
-            self._peak = max(self._peak, self._current)
+            if self._current > self._peak:
+                self._peak = self._current
             return block
 
     def release(self, block: _Block) -> None:
@@ -135,6 +138,7 @@ class Allocator:
             ) from None
 
 
+@functools.lru_cache(4096)
 def size_class(nbytes: int) -> int:
     """`nbytes` rounded up to a quarter of its power of two, and to 64 bytes (large ones to a page)."""
     if nbytes <= ALIGNMENT:

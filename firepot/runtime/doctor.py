@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 import sys
 import time
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from firepot.runtime.processor import Processor, processor
 from firepot.runtime.program import FIRST, Executable, Operand, Step
 
 _COPY_BYTES = 64 << 20
-_ROUNDS = 20_000
+_ROUNDS = 400_000  # about a millisecond, beside which waking the threads is nothing
 
 # Independent accumulators: enough to hide the latency of multiply-add on any processor.
 _ACCUMULATORS = 12
@@ -74,11 +76,7 @@ def examine() -> Report:
     values = sums.view(np.dtype(np.float32), (threads * lanes,))
     correct = bool((values == _ACCUMULATORS * _ROUNDS).all())
 
-    source, target = Buffer.empty(_COPY_BYTES), Buffer.empty(_COPY_BYTES)
-    for buffer in (source, target):
-        buffer.view(np.dtype(np.uint8), (_COPY_BYTES,)).fill(1)
-    copy = Executable([Step(kernels[2], (Operand(FIRST), Operand(FIRST + 1)))], bases=2)
-    copy_seconds = _fastest(copy, [source.address, target.address])
+    copy_seconds = _fastest_copy(kernels[2])
 
     cache = engine.code_cache()
     return Report(
@@ -98,6 +96,57 @@ def examine() -> Report:
     )
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """The roofline of this machine with the present number of threads: the most it was ever seen to do.
+
+    flops:     float32 multiplications and additions a second
+    bandwidth: bytes a second that a copy reads and writes
+    """
+
+    flops: float
+    bandwidth: float
+
+
+_peaks: dict[int, Peaks] = {}
+_FORMAT = struct.Struct("=dd")
+
+
+def peaks() -> Peaks:
+    """Measured once a process by generated kernels, which takes about a tenth of a second.
+
+    A measurement can only be too low (the machine was busy), so the best of all processes is kept on disk.
+    """
+    threads = pool.get_num_threads()
+    if threads not in _peaks:
+        host = processor()
+        name = hashlib.sha256(f"peaks {host.name} {host.features} {threads}".encode()).hexdigest()
+        found = _measure_peaks()
+        kept = engine.code_cache().load(name)
+        if kept is not None and len(kept) == _FORMAT.size:
+            before = Peaks(*_FORMAT.unpack(kept))
+            found = Peaks(max(before.flops, found.flops), max(before.bandwidth, found.bandwidth))
+        engine.code_cache().store(name, _FORMAT.pack(found.flops, found.bandwidth))
+        _peaks[threads] = found
+    return _peaks[threads]
+
+
+def _measure_peaks() -> Peaks:
+    lanes = processor().vector_bytes // 4
+    threads = pool.get_num_threads()
+    sums = Buffer.empty(4 * lanes * threads)
+    compute = Executable([Step(_peak_kernel(lanes, parallel=True), (Operand(FIRST),))], bases=1)
+    flops = 2.0 * lanes * _ACCUMULATORS * _ROUNDS * threads / _fastest(compute, [sums.address], repeats=20)
+    return Peaks(flops, 2 * _COPY_BYTES / _fastest_copy(_copy_kernel(lanes)))
+
+
+def _fastest_copy(kernel: Kernel) -> float:
+    """Seconds in which the copy kernel moves its bytes."""
+    source, target = Buffer.empty(_COPY_BYTES), Buffer.empty(_COPY_BYTES)
+    for buffer in (source, target):
+        buffer.view(np.dtype(np.uint8), (_COPY_BYTES,)).fill(1)
+    copy = Executable([Step(kernel, (Operand(FIRST), Operand(FIRST + 1)))], bases=2)
+    return _fastest(copy, [source.address, target.address])
 def _memory_bytes() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

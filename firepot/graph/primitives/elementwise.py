@@ -13,7 +13,17 @@ from typing import Any
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
-from firepot.graph.node import Elementwise, Node, Primitive, Shape, View, apply, data_primitive, unchanged
+from firepot.graph.node import (
+    Elementwise,
+    Node,
+    Primitive,
+    Shape,
+    View,
+    apply,
+    data_primitive,
+    severed_primitive,
+    unchanged,
+)
 from firepot.graph.primitives import views
 from firepot.kernels.loops import CheckedIndex, Const, Expr, Op, Position
 
@@ -412,6 +422,14 @@ class _CheckIndex(Elementwise):
         return CheckedIndex(value, size, check_sites.number(node), dtypes.int64)
 
 
+class BadIndex(IndexError):
+    """A program met an index out of range. `check`: the params of the check_index nodes that tell of it."""
+
+    def __init__(self, message: str, check: tuple[Any, ...]) -> None:
+        super().__init__(message)
+        self.check = check
+
+
 class CheckSites:
     """Numbers for the places where an index is checked; a kernel reports the number, a person reads the message."""
 
@@ -426,11 +444,12 @@ class CheckSites:
             self._messages.append(node.params)
         return found
 
-    def message(self, site: int, value: int) -> str:
+    def error(self, site: int, value: int) -> BadIndex:
+        """What to raise for the number and the value that a kernel reported."""
         size, message, negative = self._messages[site]
         if not negative and value < -size:
             value += size
-        return message.format(index=value)
+        return BadIndex(message.format(index=value), self._messages[site])
 
 
 check_sites = CheckSites()
@@ -452,5 +471,8 @@ def random_bits(key: Node, shape: Shape, offset: Node) -> Node:
 
 
 def is_leaf(node: Node) -> bool:
-    """Whether the node's value comes from outside the program. A constant's never does, even once it was computed."""
-    return node.primitive is data_primitive or (node.buffer is not None and node.primitive is not constant_primitive)
+    """Whether the node's value comes from outside the program. A number never does, also where it was looked at once:
+    else programs would differ by what was looked at."""
+    if node.primitive is data_primitive or node.primitive is severed_primitive:
+        return True
+    return node.buffer is not None and node.primitive is not constant_primitive

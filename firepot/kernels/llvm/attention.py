@@ -56,9 +56,17 @@ def lower(d: Attention, processor: Any) -> Kernel:
     """The kernel. Operands: query, key, value, the mask if any, the result's gradient if any, the results."""
     backward = d.gradient is not None
     lanes = processor.vector_bytes // d.dtype.size
-    pairs = d.batch * d.heads * d.queries * d.keys // (2 if d.causal else 1)
+    seen = sum(min(t + 1, d.keys) for t in range(d.queries)) if d.causal else d.queries * d.keys
+    pairs = d.batch * d.heads * seen
     features = (3 * d.width + 2 * d.value_width) if backward else d.width + d.value_width
-    moved = d.batch * d.heads * (d.queries + d.keys) * (d.width + d.value_width) * d.dtype.size
+    # Query, key and value are read; the result, or its gradient, goes with the queries.
+    moved = d.batch * d.heads * (d.queries + d.keys) * (d.width + d.value_width)
+    if d.mask is not None:
+        sizes = (d.batch, d.heads, d.queries, d.keys)
+        moved += math.prod(size for size, stride in zip(sizes, d.mask, strict=True) if stride)
+    if backward:
+        written = (d.queries * d.width, d.keys * d.width, d.keys * d.value_width)
+        moved += d.batch * d.heads * sum(n for n, r in zip(written, d.results, strict=True) if r is not None)
     block = _Block(d, lanes, processor.vector_registers)
     return Kernel(
         key=f"attention {processor.vector_bytes} {d}",
@@ -68,7 +76,7 @@ def lower(d: Attention, processor: Any) -> Kernel:
         scratch=block.scratch_bytes,
         parallel=pairs * features >= _SERIAL,
         flops=2 * pairs * features,
-        bytes=moved * (2 if backward else 1),
+        bytes=moved * d.dtype.size,
     )
 
 

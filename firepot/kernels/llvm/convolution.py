@@ -55,7 +55,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         workspace=plan.workspace_bytes,
         scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
         parallel=c.products >= _SERIAL,
-        flops=2 * c.products + result * epilogue.operations,
+        flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,
         aliases=following.aliases if following else frozenset(),
     )

@@ -25,10 +25,6 @@ class Epilogue(Protocol):
         """How many operands of the kernel are the epilogue's; they follow the contraction's own two."""
 
     @property
-    def operations(self) -> int:
-        """Operations on each element."""
-
-    @property
     def large(self) -> bool:
         """Whether its code should stand once in a loop rather than once for each vector of a tile."""
 
@@ -61,10 +57,6 @@ class StoreEpilogue:
     @property
     def large(self) -> bool:
         return False
-
-    @property
-    def operations(self) -> int:
-        return 0
 
     def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
         place = b.index(0)
@@ -104,13 +96,13 @@ class NestEpilogue:
         return frozenset((2 + read, 2 + written) for read, written in nest_generator.aliases(self.nest))
 
     @property
-    def operations(self) -> int:
+    def flops(self) -> int:
         return nest_generator.operations(self.nest)
 
     @property
     def bytes(self) -> int:
         """Memory traffic of its operands."""
-        return sum(dtype.size * size for dtype, size in self.nest.operands)
+        return nest_generator.traffic(self.nest)
 
     @property
     def label(self) -> str:

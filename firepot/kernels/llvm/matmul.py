@@ -96,7 +96,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
         scratch=tile.rows * tile.columns * d.accumulate.size if epilogue.large else 0,
         workspace=plan.x_bytes + plan.y_bytes + plan.partial_bytes,
         parallel=work >= _SERIAL,
-        flops=2 * work + d.batch * d.m * d.n * epilogue.operations,
+        flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
         + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
         aliases=following.aliases if following else frozenset(),

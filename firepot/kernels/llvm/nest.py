@@ -78,8 +78,8 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         workspace=_workspace(plan),
         scratch=_invariant_bytes(plan),
         parallel=points >= _SMALL,
-        flops=points * operations(nest),
-        bytes=_traffic(nest),
+        flops=operations(nest),
+        bytes=traffic(nest),
         aliases=aliases(nest) if not plan.folding else frozenset(),
     )
 
@@ -737,21 +737,54 @@ def label(nest: Nest) -> str:
 
 
 def operations(nest: Nest) -> int:
-    """Operations at one point, each shared one once."""
+    """Floating-point operations: each once for every point of the axes that its value varies over."""
+    outer = math.prod(a.size for a in nest.axes)
+    total = 0
     seen: set[int] = set()
 
-    def walk(expr: Expr) -> int:
+    def walk(expr: Expr) -> None:
+        nonlocal total
         if id(expr) in seen:
-            return 0
+            return
         seen.add(id(expr))
-        return sum(walk(a) for a in children(expr)) + isinstance(expr, Op)
+        if isinstance(expr, Op) and expr.name not in _NO_ARITHMETIC and any(a.dtype.kind == "f" for a in expr.args):
+            total += math.prod(a.size for a in expr.axes())
+        for child in children(expr):
+            walk(child)
 
-    return sum(walk(s.value) + isinstance(s, Reduce) for s in nest.stages)
+    for stage in nest.stages:
+        walk(stage.value)
+        if isinstance(stage, Reduce) and stage.dtype.kind == "f":
+            total += outer * math.prod(a.size for a in stage.axes)
+    return total
 
 
-def _traffic(nest: Nest) -> int:
-    """Bytes of every operand once."""
-    return sum(d.size * n for d, n in nest.operands)
+_NO_ARITHMETIC = frozenset(("cast", "bitcast", "where"))
+
+
+def traffic(nest: Nest) -> int:
+    """Bytes of the elements that are read and written, each once: what must be moved if caches held everything."""
+    places: dict[tuple[int, bool], set[Index]] = {}
+    seen: set[int] = set()
+
+    def walk(expr: Expr) -> None:
+        if id(expr) in seen:
+            return
+        seen.add(id(expr))
+        if isinstance(expr, Load):
+            places.setdefault((expr.operand, False), set()).add(expr.offset)
+        for child in children(expr):
+            walk(child)
+
+    for stage in nest.stages:
+        walk(stage.value)
+        if isinstance(stage, Store):
+            places.setdefault((stage.operand, True), set()).add(stage.offset)
+    total = 0
+    for (operand, _), offsets in places.items():
+        dtype, size = nest.operands[operand]
+        total += dtype.size * min(size, sum(math.prod(a.size for a in offset.axes()) for offset in offsets))
+    return total
 
 
 def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
@@ -787,4 +820,6 @@ def loads(nest: Nest) -> list[Load]:
     return found
 
 
-__all__ = ["Plan", "aliases", "describe", "indices", "label", "loads", "lower", "operations", "same_positions"]
+__all__ = [
+    "Plan", "aliases", "describe", "indices", "label", "loads", "lower", "operations", "same_positions", "traffic",
+]  # fmt: skip

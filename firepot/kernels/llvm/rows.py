@@ -54,7 +54,9 @@ def _row_start(b: Builder, shape: tuple[int, ...], strides: tuple[int, ...], row
 def lower_scan(s: Scan, processor: Any) -> Kernel:
     return Kernel(
         key=f"scan {s}", generate=lambda: _generate_scan(s), phases=("scan",), label=f"scan[{s.combine}]",
-        parallel=math.prod(s.shape) >= 1 << 13, bytes=2 * math.prod(s.shape) * s.dtype.size,
+        parallel=math.prod(s.shape) >= 1 << 13,
+        flops=math.prod(s.shape) if s.dtype.kind == "f" else 0,
+        bytes=math.prod(s.shape) * (s.dtype.size + (8 if s.combine.startswith("arg") else s.dtype.size)),
     )  # fmt: skip
 
 

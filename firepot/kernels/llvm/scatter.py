@@ -73,7 +73,9 @@ def lower(description: Scatter, processor: Any) -> Kernel:
         phases=("copy", "update"),
         label=f"scatter[{description.mode}]",
         parallel=points + math.prod(description.shape) >= 1 << 14,
-        bytes=description.dtype.size * (2 * math.prod(description.shape) + 2 * points),
+        flops=points if description.mode != "set" and description.dtype.kind == "f" else 0,
+        bytes=description.dtype.size * (2 * math.prod(description.shape) + points)
+        + 8 * len(description.axes) * math.prod(description.index_shape),
     )
 
 

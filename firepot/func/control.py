@@ -1,0 +1,193 @@
+"""Control flow over tensors: cond, scan, while_loop, map, with JAX's argument orders.
+
+Outside of fp.jit and fp.vmap a condition is looked at and a loop is a loop: every step runs the same small program.
+Where values do not exist yet, programs have no branches or loops of their own so far: cond computes both branches and
+selects, scan is written out step by step (compiling takes time in proportion to its length), and while_loop needs a
+bound. Derivatives are those of the operations, as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from firepot import tree
+from firepot.func.vectorise import vmap
+from firepot.graph.node import Node
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import gather, views
+from firepot.jit import TraceError
+from firepot.ops.shape import select, stack
+from firepot.tensor import Tensor, caller_site, compute, node_of, state, wrap
+
+
+def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *operands: Any) -> Any:
+    """true_fn(*operands) where `pred` holds, else false_fn(*operands).
+
+    Args:
+        pred: a Python bool, or a tensor of one element.
+        true_fn, false_fn: from the operands to trees of tensors of equal structure, shapes and dtypes.
+
+    Inside fp.jit and fp.vmap both branches are computed and one is selected. Then an infinite or undefined derivative
+    of the branch that is not selected makes the whole derivative NaN, as with fp.where: keep its arguments in range.
+
+    >>> fp.cond(x.sum() > 0, fp.sqrt, lambda x: x * 0, x)
+    """
+    if not isinstance(pred, Tensor):
+        return (true_fn if pred else false_fn)(*operands)
+    if pred._value.size != 1:
+        raise RuntimeError(f"cond: the condition must have one element, its shape is {list(pred.shape)}")
+    if state.trace is None:
+        return (true_fn if bool(pred.detach()) else false_fn)(*operands)
+    return _selected(pred._node, true_fn(*operands), false_fn(*operands), "cond")
+
+
+def _selected(pred: Node, yes: Any, no: Any, what: str) -> Any:
+    first, structure = tree.flatten(yes)
+    second, other = tree.flatten(no)
+    if structure != other:
+        raise TypeError(f"{what}: the results have different structures: {structure} and {other}")
+    pred = views.reshape(ew.ne(pred, ew.like(pred, 0)) if pred.dtype.kind != "b" else pred, ())
+    found = []
+    for a, b in zip(first, second, strict=True):
+        x, y = node_of(a), node_of(b)
+        _same(x, y, what)
+        found.append(wrap(ew.where(views.expand(pred, x.shape), x, y)))
+    return tree.unflatten(structure, found)
+
+
+def _same(a: Node, b: Node, what: str) -> None:
+    if a.shape != b.shape or a.dtype is not b.dtype:
+        raise TypeError(
+            f"{what}: the results must agree in shape and dtype, got {a.dtype.name}{list(a.shape)} and "
+            f"{b.dtype.name}{list(b.shape)}"
+        )
+
+
+def _carried(before: Any, after: Any, what: str) -> Any:
+    """`after`, which must be of the same form as `before`."""
+    first, structure = tree.flatten(before)
+    second, other = tree.flatten(after)
+    if structure != other:
+        raise TypeError(f"{what}: the function changed the structure of what it carries, {structure}, to {other}")
+    for a, b in zip(first, second, strict=True):
+        _same(node_of(a), node_of(b), f"{what}: what is carried")
+    return after
+
+
+def _pending(*values: Any) -> list[Node]:
+    """The nodes to compute at the end of a step of a loop, so that every step is the same program.
+
+    None where values do not exist yet, and none where there is a history: it is differentiated as a whole.
+    """
+    if state.trace is not None or state.transforms:
+        return []
+    nodes = [v._value for v in tree.leaves(values) if isinstance(v, Tensor)]
+    return [] if any(n.requires_grad for n in nodes) else nodes
+
+
+def _at(leaf: Tensor, step: int, stepwise: bool) -> Tensor:
+    """One slice along the first dimension."""
+    if not stepwise:
+        return select(leaf, 0, step)
+    return wrap(gather.take(leaf._node, [node_of(np.array(step))], (0,)))  # a position that is data, not program
+
+
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, length: int | None = None, *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:  # fmt: skip
+    """carry, y = f(carry, x) for every x: returns (the last carry, the ys stacked).
+
+    Args:
+        f: gets the carry and one slice of xs along the first dimension; returns the next carry, of equal structure,
+            shapes and dtypes, and a tree of tensors (or None).
+        init: the first carry, a tree of tensors.
+        xs: a tree of tensors with one leading size, or None (then `length` says how many steps).
+        reverse: from the last to the first; ys stay in the order of xs.
+
+    Inside fp.jit the steps are written out one after the other, so compiling takes time in proportion to the length.
+
+    >>> total, partial = fp.scan(lambda c, x: (c + x, c + x), fp.tensor(0.0), fp.tensor([1.0, 2.0, 3.0]))
+    >>> partial
+    tensor([1., 3., 6.])
+    """
+    leaves, structure = tree.flatten(xs)
+    given = [leaf for leaf in leaves if leaf is not None]
+    for leaf in given:
+        if not isinstance(leaf, Tensor) or not leaf.shape:
+            raise TypeError("scan: xs must be tensors with a first dimension to go along")
+    sizes = {leaf.shape[0] for leaf in given} | ({length} if length is not None else set())
+    if len(sizes) != 1:
+        raise ValueError(
+            f"scan: xs must agree in their first size, got {sorted(sizes)}" if sizes else "scan: give xs or length"
+        )
+    count = next(iter(sizes))
+    carry, made = init, []
+    stepwise = bool(_pending(init, given))
+    compute(_pending(init, given))
+    for t in reversed(range(count)) if reverse else range(count):
+        x = tree.unflatten(structure, [None if leaf is None else _at(leaf, t, stepwise) for leaf in leaves])
+        result = f(carry, x)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"scan: the function must return (carry, y), got {type(result).__name__}")
+        carry = _carried(carry, result[0], "scan")
+        made.append(result[1])
+        compute(_pending(*result))
+    if not made:
+        raise ValueError("scan: no steps, so what f would return is not known; xs must not be empty")
+    if reverse:
+        made.reverse()
+    stacked = tree.map(lambda *ys: None if ys[0] is None else stack(ys), *made)
+    return carry, stacked
+
+
+def while_loop(
+    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, *, maximum: int | None = None
+) -> Any:
+    """body_fun applied to init_val as long as cond_fun of the value holds.
+
+    Args:
+        cond_fun: from the value to a tensor of one element.
+        body_fun: from the value, a tree of tensors, to the next of equal structure, shapes and dtypes.
+        maximum: a bound on the number of steps. Inside fp.jit and fp.vmap it is needed: so many steps are computed,
+            those after the end without effect.
+
+    Raises: TraceError inside fp.jit or fp.vmap without `maximum`.
+    """
+    value, steps = init_val, 0
+    if state.trace is None:
+        while maximum is None or steps < maximum:
+            if not bool(_condition(cond_fun(value)).detach()):
+                break
+            value = _carried(value, body_fun(value), "while_loop")
+            compute(_pending(value))
+            steps += 1
+        return value
+    if maximum is None:
+        raise TraceError(
+            f"while_loop at {caller_site()}: inside fp.jit and fp.vmap the number of steps cannot depend on values; give "
+            "maximum=, use fp.scan for a known number of steps, or do this outside"
+        )
+    running = ew.full((), True, _condition(cond_fun(value)).dtype)
+    for _ in range(maximum):
+        running = ew.and_(running, views.reshape(_condition(cond_fun(value))._node, ()))
+        value = _selected(running, _carried(value, body_fun(value), "while_loop"), value, "while_loop")
+    return value
+
+
+def _condition(found: Any) -> Tensor:
+    tensor = wrap(node_of(found))
+    if tensor._value.size != 1:
+        raise RuntimeError(f"while_loop: the condition must have one element, its shape is {list(tensor.shape)}")
+    return tensor != 0 if tensor.dtype.kind != "b" else tensor
+
+
+def map(f: Callable[..., Any], xs: Any, *, chunk_size: int | None = None) -> Any:
+    """f of every slice of xs along the first dimension, stacked: fp.vmap with JAX's name and order.
+
+    All slices are computed at once, or chunk_size at a time.
+    """
+    return vmap(f, randomness="different", chunk_size=chunk_size)(xs)
