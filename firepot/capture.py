@@ -334,12 +334,12 @@ class Trace:
                 spent[number] = buffer
         try:
             return self.executor(inputs, spent)
-        except IndexError:
+        except IndexError as error:
             for tensor, number in self.grads:
                 if number in spent:  # overwritten with what does not exist
                     tensor._grad = None
                     state.announce()
-            raise
+            raise IndexError(str(error)) from None
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         with pool.lock:  # nobody else may overwrite the state between reading and writing it
