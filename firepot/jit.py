@@ -65,7 +65,6 @@ class Jitted:
         self.compilations: list[Compilation] = []
         self._padding = Padding(function, pad) if pad else None
         self._traces: OrderedDict[Hashable, list[Trace]] = OrderedDict()  # the least recently used first
-        self._latest: Any = None
         self._dropped: OrderedDict[Hashable, None] = OrderedDict()
         self._watched = _watched(function)
 
@@ -87,9 +86,7 @@ class Jitted:
             if found is not None:
                 for trace in found:
                     if trace.holds():
-                        if key is not self._latest:
-                            self._latest = key
-                            self._traces.move_to_end(key)
+                        self._traces.move_to_end(key)
                         return trace.run(tensors)
             return self._capture(key, args, kwargs)
 
@@ -107,7 +104,6 @@ class Jitted:
         del self.compilations[:-_REMEMBERED]
         self._traces.setdefault(key, []).append(trace)
         self._traces.move_to_end(key)
-        self._latest = key
         if self.traces == _WARN_AT:
             self._warn()
         if sum(map(len, self._traces.values())) > self.max_traces:
@@ -143,7 +139,8 @@ class Jitted:
             return next((c for c in reversed(changes) if c), "a condition changed")
         if key in self._dropped:
             return f"its program was dropped: more than {self.max_traces} were captured"
-        return self._difference(self._latest, key)
+        nearest = min(reversed(self._traces), key=lambda known: _distance(known, key))
+        return self._difference(nearest, key)
 
     def _difference(self, old: Any, new: Any) -> str:
         (old_args, old_kwargs, old_grad), (args, kwargs, grad) = old, new
@@ -172,6 +169,14 @@ class Jitted:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
 
+def _distance(old: Any, new: Any) -> int:
+    """How unlike two keys are: the nearest one tells best what changed."""
+    if len(old[0]) != len(new[0]):
+        return 1000
+    unlike = sum(1 + (_is_tensor(a) != _is_tensor(b)) for a, b in zip(old[0][1:], new[0][1:], strict=True) if a != b)
+    return unlike + 2 * (old[1] != new[1]) + (old[2] != new[2])
+
+
 def _is_tensor(part: Any) -> bool:
     """Whether a part of a key is that of a tensor; all others begin with a type."""
     return isinstance(part[0], tuple)
@@ -185,7 +190,9 @@ def _change(before: Any, now: Any) -> str:
                 return " is a result and was a leaf" if now[3] else " is a leaf and was a result"
             return " requires grad and did not" if now[2] else " does not require grad and did"
         return f" is {now[1].name}{list(now[0])} and was {before[1].name}{list(before[0])}"
-    if not _is_tensor(before) and not _is_tensor(now) and len(before) == len(now):
+    if _is_tensor(before) or _is_tensor(now):
+        return " is a tensor and was none" if _is_tensor(now) else " is no tensor and was one"
+    if len(before) == len(now):
         if len(now) == 2 and isinstance(now[1], (bool, int, float, str)):
             shown = [float.fromhex(k[1]) if k[0] is float else k[1] for k in (now, before)]
             return f" is {shown[0]!r} and was {shown[1]!r}"

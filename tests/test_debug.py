@@ -121,7 +121,7 @@ def test_statistics_count() -> None:
     assert after.programs == before.programs + 2
     assert after.kernels == before.kernels + 2
     assert after.programs_reused == before.programs_reused + 2
-    assert after.programs_kept == before.programs_kept + 1
+    assert after.programs_kept == min(before.programs_kept + 1, 512)
     assert after.compile_seconds > before.compile_seconds
     assert after.native_reused > before.native_reused
     assert [c.name for c in fp.debug.compilations()[-2:]] == ["eager", "<lambda>"]
@@ -162,7 +162,7 @@ def test_a_level_that_is_no_number() -> None:
     assert "FIREPOT_DEBUG must be a number from 0 to 5, not 'much'" in done.stderr
 
 
-def test_loops_as_text_name_shared_values() -> None:
+def test_a_graph_as_text() -> None:
     x = fp.ones(3, 5)
     fp.eval(x)
     found = fp.explain(lambda x: x.softmax(1), x)
