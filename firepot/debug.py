@@ -201,7 +201,7 @@ def statistics() -> Statistics:
     native = engine.statistics()
     return Statistics(
         programs=log.programs, kernels=log.kernels, compile_seconds=log.seconds, programs_reused=log.reused,
-        programs_kept=driver.statistics()["programs"], native_compiled=native.compiled, native_from_disk=native.cache_hits,
+        programs_kept=driver.programs_kept(), native_compiled=native.compiled, native_from_disk=native.cache_hits,
         native_reused=native.reused,
     )  # fmt: skip
 

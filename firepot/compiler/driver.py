@@ -98,6 +98,6 @@ def _value(leaf: Node) -> Buffer:
     return buffer
 
 
-def statistics() -> dict[str, int]:
-    """Programs of plain code in memory, and the kernels in them."""
-    return {"programs": len(_programs), "kernels": sum(len(e.program.steps) for e in _programs.values())}
+def programs_kept() -> int:
+    """Programs of plain code in memory."""
+    return len(_programs)
