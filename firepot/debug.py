@@ -59,7 +59,7 @@ def detect_nan(inf: bool = True) -> Iterator[None]:
     >>> with fp.debug.detect_nan():
     ...     fp.tensor([2.0, -1.0]).log()
     Traceback (most recent call last):
-    FloatingPointError: detect_nan: log at ...: made 1 nan in float32[2], first nan at [1], of -1.0
+    FloatingPointError: detect_nan: log at ... made 1 nan in float32[2], first nan at [1], of -1.0
     """
     checker = _Checker(inf)
     before, state.eager = state.eager, checker.operation
@@ -159,6 +159,9 @@ def _numbers(node: Node) -> Any:
     return array
 
 
+_MADE = ("function", "method")  # what operations that are made from a table are called inside
+
+
 def _public_name() -> str:
     """'softmax: ' where the person called a function that is made of several operations."""
     frame = sys._getframe(1)
@@ -167,7 +170,7 @@ def _public_name() -> str:
         if frame.f_code.co_filename != __file__:
             name = frame.f_code.co_name
         frame = frame.f_back  # type: ignore[assignment]
-    return f"{name}: " if name.isidentifier() and not name.startswith("_") and name != "method" else ""
+    return f"{name}: " if name.isidentifier() and not name.startswith("_") and name not in _MADE else ""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Explanation:
         """The loop nest of a kernel as pseudo-code, for a matrix product that of what is done with its result; empty
         for the generators that start from no loop nest."""
         nest = self._step(number).nest
-        return debug.nest_text(nest) if nest is not None else ""
+        return str(nest) if nest is not None else ""
 
     def llvm(self, number: int, optimised: bool = False) -> str:
         """The LLVM text of a kernel as it was generated, or as LLVM's optimiser left it."""

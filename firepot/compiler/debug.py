@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, topological
 from firepot.graph.primitives.elementwise import is_leaf
-from firepot.kernels.loops import CheckedIndex, Const, Expr, Finished, Guard, Load, Nest, Op, Position, Reduce, Reduced
 
 if TYPE_CHECKING:
     from firepot.compiler.program import Program
@@ -40,7 +39,7 @@ def show(program: Program) -> None:
     if LEVEL >= 4:
         for number, step in enumerate(program.steps):
             if step.nest is not None:
-                parts += [f"loops of kernel {number}", _indented(nest_text(step.nest))]
+                parts += [f"loops of kernel {number}", _indented(str(step.nest))]
     if LEVEL >= 5:
         for number, step in enumerate(program.steps):
             parts += [f"LLVM of kernel {number}", step.kernel.generate()]
@@ -95,96 +94,3 @@ def schedule_text(program: Program) -> str:
         made = ", ".join(map(repr, step.nodes))
         lines.append(f"{number:4} {step.kernel.label}  ({', '.join(operands)})  makes {made}")
     return "\n".join(lines)
-
-
-_SIGNS = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
-    "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
-}  # fmt: skip
-
-
-def nest_text(nest: Nest) -> str:
-    """A loop nest as pseudo-code: one line a loop, a fold or a store; shared values get names."""
-    return "\n".join(_NestText(nest).lines())
-
-
-class _NestText:
-    def __init__(self, nest: Nest) -> None:
-        self.nest = nest
-        self.names: dict[int, str] = {}
-        self.uses: dict[int, int] = {}
-        for stage in nest.stages:
-            self._count(stage.value)
-
-    def lines(self) -> Iterator[str]:
-        for number, (dtype, size) in enumerate(self.nest.operands):
-            yield f"operand {number}: {dtype.name}[{size}]"
-        depth = 0
-        for axis in self.nest.axes:
-            yield "  " * depth + f"for {axis.name} in {axis.size}:"
-            depth += 1
-        folds = 0
-        for stage in self.nest.stages:
-            inner = depth
-            if isinstance(stage, Reduce):
-                name = f"fold{folds}"
-                folds += 1
-            for axis in stage.axes:
-                yield "  " * inner + f"for {axis.name} in {axis.size}:"
-                inner += 1
-            shared: list[str] = []
-            value = self._text(stage.value, shared)
-            for line in shared:
-                yield "  " * inner + line
-            if isinstance(stage, Reduce):
-                yield "  " * inner + f"{name} = {stage.combine}({name}, {value})"
-                self.names[id(stage)] = name
-            else:
-                yield "  " * inner + f"store {stage.operand}[{stage.offset}] = {value}"
-
-    def _count(self, expr: Expr) -> None:
-        self.uses[id(expr)] = self.uses.get(id(expr), 0) + 1
-        if self.uses[id(expr)] == 1:
-            for part in self._parts(expr):
-                self._count(part)
-
-    def _parts(self, expr: Expr) -> tuple[Any, ...]:
-        if isinstance(expr, Op):
-            return expr.args
-        if isinstance(expr, Guard):
-            return (expr.value, expr.fill)
-        return (expr.value,) if isinstance(expr, CheckedIndex) else ()
-
-    def _text(self, expr: Expr, shared: list[str]) -> str:
-        if isinstance(expr, Reduced):
-            return self.names.get(id(expr.stage), "fold")
-        if isinstance(expr, Const):
-            return str(expr.value)
-        if isinstance(expr, Finished):
-            return "product"
-        if id(expr) in self.names:
-            return self.names[id(expr)]
-        text = self._written(expr, shared)
-        if self.uses.get(id(expr), 0) > 1:
-            name = f"v{len(self.names)}"
-            shared.append(f"{name} = {text}")
-            self.names[id(expr)] = name
-            return name
-        return text
-
-    def _written(self, expr: Expr, shared: list[str]) -> str:
-        if isinstance(expr, Load):
-            return f"load {expr.operand}[{expr.offset}]"
-        if isinstance(expr, Position):
-            return f"({expr.index})"
-        if isinstance(expr, Guard):
-            conditions = " and ".join(f"0 <= {index} < {size}" for index, size in expr.conditions)
-            return f"({self._text(expr.value, shared)} if {conditions} else {self._text(expr.fill, shared)})"
-        if isinstance(expr, CheckedIndex):
-            return f"checked({self._text(expr.value, shared)}, {expr.size})"
-        assert isinstance(expr, Op)
-        args = [self._text(a, shared) for a in expr.args]
-        if expr.name in _SIGNS:
-            return f"({args[0]} {_SIGNS[expr.name]} {args[1]})"
-        name = expr.dtype.name if expr.name == "cast" else expr.name
-        return f"{name}({', '.join(args)})"
