@@ -42,10 +42,13 @@ def tensor(value: torch.Tensor) -> fp.Tensor:
     return result.requires_grad_() if value.requires_grad else result
 
 
-def value(given: Any) -> Any:
-    """Any argument of a sample, containers included."""
+def value(given: Any, known: dict[int, fp.Tensor] | None = None) -> Any:
+    """Any argument of a sample, containers included. What was one tensor is one tensor: its derivatives add up."""
+    known = {} if known is None else known
     if isinstance(given, torch.Tensor):
-        return tensor(given)
+        if id(given) not in known:
+            known[id(given)] = tensor(given)
+        return known[id(given)]
     if isinstance(given, torch.dtype):
         if given not in DTYPES:
             raise Untranslatable("complex numbers" if given.is_complex else str(given))
@@ -63,9 +66,9 @@ def value(given: Any) -> Any:
     if isinstance(given, torch.Size):
         return tuple(given)
     if isinstance(given, dict):
-        return {k: value(v) for k, v in given.items()}
+        return {k: value(v, known) for k, v in given.items()}
     if isinstance(given, (list, tuple)):
-        return type(given)(value(v) for v in given)
+        return type(given)(value(v, known) for v in given)
     if isinstance(given, torch.nn.Module):
         kind = getattr(fp.nn, type(given).__name__, None)
         if kind is None or list(given.parameters()):

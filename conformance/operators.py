@@ -96,6 +96,13 @@ def _call(target: Callable[..., Any], input: Any, args: Any, kwargs: Any) -> Any
     return target(input, *args, **kwargs)
 
 
+def _derived(entry: Any, target: Callable[..., Any], input: Any, args: Any, kwargs: Any) -> Any:
+    """The call whose derivative is compared: of a symmetric matrix where only such ones have a meaning."""
+    if entry.gradcheck_wrapper.__name__ == "gradcheck_wrapper_hermitian_input":
+        input = input + input.mT
+    return _call(target, input, args, kwargs)
+
+
 def _describe(sample: Any) -> str:
     def short(v: Any) -> str:
         if isinstance(v, torch.Tensor):
@@ -209,6 +216,10 @@ def _disagreement(entry: Any, sample: Any, theirs: list[Any], ours: list[Any], s
     for place, (t, o) in enumerate(zip(theirs, ours, strict=True)):
         if entry.name in SIGNS and t.is_floating_point():
             o, t = o.abs(), t.abs()
+            if "svd" in entry.name and place != 1:  # vectors beyond the singular values are arbitrary
+                k = theirs[1].shape[-1]
+                rows = place == 2 and entry.name == "linalg.svd"
+                o, t = (o[..., :k, :], t[..., :k, :]) if rows else (o[..., :k], t[..., :k])
         wrong = difference(o, t, None, shape_only)
         if wrong and entry.name in TIES and not sample.kwargs.get("stable"):
             wrong = _same_elements(entry, sample, o, t, wrong)
@@ -289,7 +300,7 @@ def _derivatives(entry: Any, ours: Any, samples: int | None, first: Tally, secon
 def _their_derivatives(entry: Any, sample: Any, arguments: Any) -> Any:
     """(numbers of the differentiable outputs, weights, gradients, weights, second derivatives or None)."""
     leaves = _leaves(arguments)
-    results = _processed(entry, sample.output_process_fn_grad, _call(entry.op, *arguments))
+    results = _processed(entry, sample.output_process_fn_grad, _derived(entry, entry.op, *arguments))
     outputs = list(flatten(results))
     numbers = [i for i, o in enumerate(outputs) if isinstance(o, torch.Tensor) and o.requires_grad]
     if not numbers or not leaves:
@@ -316,7 +327,7 @@ def _their_derivatives(entry: Any, sample: Any, arguments: Any) -> Any:
 def _our_derivatives(entry: Any, ours: Any, sample: Any, given: Any, theirs: Any) -> Any:
     numbers, weights, _, more, again = theirs
     leaves = _leaves(given)
-    outputs = list(flatten(_processed(entry, sample.output_process_fn_grad, _call(ours, *given))))
+    outputs = list(flatten(_processed(entry, sample.output_process_fn_grad, _derived(entry, ours, *given))))
     chosen = [outputs[i] for i in numbers]
     for o in chosen:
         if not o.requires_grad:
@@ -371,6 +382,9 @@ def _gradients_differ(ours: Any, theirs: Any, leaves: Any) -> str | None:
 def _errors(entry: Any, ours: Any, samples: int | None, tally: Tally) -> None:
     for bad in _chosen(entry.error_inputs("cpu"), samples):
         sample = bad.sample_input
+        if entry.name.startswith("__r") and not isinstance(sample.input, torch.Tensor):
+            tally.skip("an operator of Python on two of its own numbers")
+            continue
         if bad.error_regex == "" and any(isinstance(v, torch.Tensor) for v in (sample.input, *sample.args)):
             tally.skip("a Python number as one operand, which the array API standard allows")
             continue

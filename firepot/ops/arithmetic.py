@@ -409,6 +409,12 @@ def _truth(node: Node) -> Node:
     return ew.cast(node, dtypes.bool_)
 
 
+def _truths(what: str, *values: Operand) -> list[Node]:
+    if all(isinstance(v, (bool, int, float)) for v in values):
+        raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
+    return operands(what, *(wrap(_truth(node_of(v))) for v in values))
+
+
 def logical_not(input: Operand) -> Tensor:
     """Whether each element is zero."""
     return wrap(ew.unary("not", _truth(node_of(input))))
@@ -416,19 +422,19 @@ def logical_not(input: Operand) -> Tensor:
 
 def logical_and(input: Operand, other: Operand) -> Tensor:
     """Whether both elements are other than zero."""
-    a, b = operands("logical_and", wrap(_truth(node_of(input))), wrap(_truth(node_of(other))))
+    a, b = _truths("logical_and", input, other)
     return wrap(ew.and_(a, b))
 
 
 def logical_or(input: Operand, other: Operand) -> Tensor:
     """Whether one element is other than zero."""
-    a, b = operands("logical_or", wrap(_truth(node_of(input))), wrap(_truth(node_of(other))))
+    a, b = _truths("logical_or", input, other)
     return wrap(ew.or_(a, b))
 
 
 def logical_xor(input: Operand, other: Operand) -> Tensor:
     """Whether exactly one element is other than zero."""
-    a, b = operands("logical_xor", wrap(_truth(node_of(input))), wrap(_truth(node_of(other))))
+    a, b = _truths("logical_xor", input, other)
     return wrap(ew.binary("xor", a, b))
 
 

@@ -267,8 +267,8 @@ def arange(
     return _finish(ew.cast(values, target), requires_grad, placement)
 
 
-def _steps(what: str, start: Any, end: Any, steps: Any) -> Node:
-    """`steps` float64 numbers from start to end; 0-d tensors as ends keep their derivative out of it."""
+def _steps(what: str, start: Any, end: Any, steps: Any, target: DType) -> Node:
+    """`steps` float64 numbers from start to end, which for whole-numbered targets are whole themselves."""
     for value in (start, end):
         if isinstance(value, Tensor) and value.shape:
             raise RuntimeError(f"{what}: start and end must be numbers or 0-d tensors, got {list(value.shape)}")
@@ -277,7 +277,8 @@ def _steps(what: str, start: Any, end: Any, steps: Any) -> Node:
     if steps < 0:
         raise RuntimeError(f"{what}: the number of steps must not be negative, got {steps}")
     position = ew.iota(steps, dtypes.float64)
-    first, last = (views.expand(node_of(v, dtypes.float64), (steps,)) for v in (start, end))
+    ends = [node_of(v, target if target.kind != "f" else dtypes.float64) for v in (start, end)]
+    first, last = (views.expand(ew.cast(v, dtypes.float64), (steps,)) for v in ends)
     step = ew.div(ew.sub(last, first), ew.like(position, max(steps - 1, 1)))
     low = ew.add(ew.mul(position, step), first)
     high = ew.sub(last, ew.mul(ew.sub(ew.like(position, steps - 1), position), step))
@@ -293,9 +294,7 @@ def linspace(
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
     target = dtype or default_dtype()
-    if target.kind != "f" and not isinstance(start, Tensor) and not isinstance(end, Tensor):
-        start, end = int(start), int(end)
-    return _finish(ew.cast(_steps("linspace", start, end, steps), target), requires_grad, placement)
+    return _finish(ew.cast(_steps("linspace", start, end, steps, target), target), requires_grad, placement)
 
 
 def logspace(
@@ -304,9 +303,7 @@ def logspace(
 ) -> Tensor:  # fmt: skip
     """base to the powers of linspace."""
     target = dtype or default_dtype()
-    if target.kind != "f" and not isinstance(start, Tensor) and not isinstance(end, Tensor):
-        start, end = int(start), int(end)
-    exponents = _steps("logspace", start, end, steps)
+    exponents = _steps("logspace", start, end, steps, target)
     return _finish(ew.cast(ew.power(ew.like(exponents, base), exponents), target), requires_grad, placement)
 
 

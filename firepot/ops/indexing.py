@@ -29,6 +29,8 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
 
     The result's size depends on the values, so they are computed now; not possible inside fp.jit.
     """
+    if input.dtype is dtypes.bfloat16:  # whose bits are not its truth: −0.0 is zero
+        input = wrap(ew.cast(input._node, dtypes.bool_))
     places = np.nonzero(np.atleast_1d(input.detach()._array("nonzero (a size that depends on values)")))
     if as_tuple:
         return tuple(wrap(node_of(p.astype(np.int64))) for p in places)

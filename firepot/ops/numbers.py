@@ -51,6 +51,8 @@ def frexp(input: Tensor) -> MantissaExponent:
 
 def ldexp(input: Any, other: Any) -> Tensor:
     """input · 2^other."""
+    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+        raise TypeError(f"ldexp: at least one operand must be a tensor, got {input!r} and {other!r}")
     two = wrap(ew.full((), 2.0, promoted((input, 1.0))))
     return arithmetic.mul(input, arithmetic.pow(two, other))
 

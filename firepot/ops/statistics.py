@@ -126,9 +126,9 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     """How many elements fall in each of `bins` equal intervals from min to max (0, 0: the elements' own range)."""
     if bins <= 0:
         raise RuntimeError(f"histc: bins must be > 0, got {bins}")
-    low, high = _limits(input, float(min), float(max), "histc")
     kept = input.dtype in (dtypes.float32, dtypes.float64)
     x = input._node if kept else ew.cast(input._node, dtypes.float32 if input.dtype.kind == "f" else dtypes.float64)
+    low, high = _limits(wrap(x), float(min), float(max), "histc")
     flat = views.reshape(x, (x.size,))
     inside = ew.and_(ew.ge(flat, ew.like(flat, low)), ew.compare("le", flat, ew.like(flat, high)))
     scaled = ew.div(ew.mul(ew.sub(flat, ew.like(flat, low)), ew.like(flat, bins)), ew.like(flat, high - low))

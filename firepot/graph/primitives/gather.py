@@ -74,7 +74,7 @@ class Scatter(Opaque):
         mine = ew.cast(ew.eq(updates, spread), x.dtype)
         own = ew.cast(ew.eq(x, node), x.dtype)
         if mode == "prod":
-            return [ew.mul(g, ew.div(node, x)), ew.mul(take(g, indices, axes), ew.div(spread, updates)), *nothing]
+            return [*_product_gradients(g, node), *nothing]
         count = scatter(own, mine, indices, axes, "add")
         each = ew.div(g, ew.binary("maximum", count, ew.like(count, 1)))
         return [ew.mul(own, each), ew.mul(mine, take(each, indices, axes)), *nothing]
@@ -101,6 +101,24 @@ def _positions(
     shape = spread[0].shape
     column = views.reshape(ew.iota(batching.size, dtypes.int64), (batching.size, *(1,) * (len(shape) - 1)))
     return [views.expand(column, shape), *spread], (0, *(a + 1 for a in axes))
+
+
+def _product_gradients(g: Node, node: Node) -> tuple[Node, Node]:
+    """By x and by the updates of a 'prod': the product of all others at the position, also where some are zero."""
+    x, updates, *indices = node.inputs
+    axes = node.params[0]
+    zero_x, zero_u = ew.eq(x, ew.like(x, 0)), ew.eq(updates, ew.like(updates, 0))
+    zeros = scatter(ew.cast(zero_x, x.dtype), ew.cast(zero_u, x.dtype), indices, axes, "add")
+    plain_x, plain_u = ew.where(zero_x, ew.like(x, 1), x), ew.where(zero_u, ew.like(updates, 1), updates)
+    rest = scatter(plain_x, plain_u, indices, axes, "prod")  # of the elements that are not zero
+
+    def own(weight: Node, count: Node, product: Node, zero: Node, value: Node) -> Node:
+        none, one = ew.eq(count, ew.like(count, 0)), ew.eq(count, ew.like(count, 1))
+        others = ew.where(none, ew.div(product, value), ew.where(ew.and_(zero, one), product, ew.like(product, 0)))
+        return ew.mul(weight, others)
+
+    by_updates = own(*(take(n, indices, axes) for n in (g, zeros, rest)), zero_u, plain_u)
+    return own(g, zeros, rest, zero_x, plain_x), by_updates
 
 
 def _last_writers(node: Node) -> Node:

@@ -63,6 +63,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         if weight.numel() != channels:
             raise RuntimeError(f"prelu: expected 1 slope or one for each of {channels} channels, got {weight.numel()}")
         weight = weight.reshape([-1] + [1] * (input.ndim - 2)) if input.ndim > 1 else weight
+    elif not input.ndim:
+        weight = weight.reshape(())
     return ops.where(input > 0, input, input * weight)
 
 

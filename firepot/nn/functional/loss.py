@@ -304,8 +304,8 @@ def hinge_embedding_loss(
     reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """x where the target is 1, max(0, margin − x) where it is −1."""
-    near = ops.where(target == 1, input, 0.0)
-    far = ops.where(target == -1, ops.clamp(margin - input, min=0.0), 0.0)
+    near = ops.where(target != -1, input, 0.0)
+    far = ops.where(target != 1, ops.clamp(margin - input, min=0.0), 0.0)
     return _reduced(near + far, reduction)
 
 

@@ -117,8 +117,9 @@ def _fractional(
         empty = ops.zeros((*input.shape[:-rank], *out), dtype=input.dtype)
         return empty, empty.to(dtypes.int64)
     u = ops.rand(n, c, rank, dtype=input.dtype) if samples is None else samples
-    if u.shape != (n, c, rank):
-        raise RuntimeError(f"{what}: expected _random_samples of shape {[n, c, rank]}, got {list(u.shape)}")
+    if u.ndim != 3 or u.shape[0] < n or u.shape[1:] != (c, rank):
+        raise RuntimeError(f"{what}: expected _random_samples of shape {[n, c, rank]} or more, got {list(u.shape)}")
+    u = u[:n]
     index: Tensor | None = None
     for d in range(rank):  # PyTorch's samples belong to the dimensions from the last to the first
         start = _starts(u[:, :, rank - 1 - d], size[d], out[d], kernel[d])

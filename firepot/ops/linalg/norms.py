@@ -51,6 +51,8 @@ def matrix_norm(
         return reduction.norm(A, 2, (rows, columns), keepdim)
     if ord in ("nuc", 2, -2):
         values = svdvals(shape.movedim(A, (rows, columns), (-2, -1)))
+        if not values.shape[-1] and ord == 2:  # of nothing the largest is 0
+            ord = "nuc"
         result = reduction.sum(values, -1) if ord == "nuc" else (
             reduction.amax(values, -1) if ord > 0 else reduction.amin(values, -1))  # fmt: skip
     elif ord in (1, -1, math.inf, -math.inf):
