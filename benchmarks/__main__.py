@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--peers", nargs="+", choices=list(libraries.PEERS), metavar="PEER")
     added.add_argument("--parts", nargs="+", choices=networks.PARTS, default=list(networks.PARTS))
     added.add_argument("--rounds", type=int, help="turns that each peer gets (default: 4, quick: 2)")
-    added.add_argument("--seconds", type=float, help="of training in a turn (default: 2, quick: 0.7)")
+    added.add_argument("--seconds", type=float, help="of training in a turn (default: 2, quick: 0.5)")
     added.add_argument("--threads", type=int, default=2)
     added.add_argument("--caches", type=Path, help="folder for the peers' compiled code, so that parts can run apart")
     added.add_argument("--keep", action="store_true", help="keep earlier results of other models and parts")
@@ -87,7 +87,7 @@ def _networks(given: argparse.Namespace) -> None:
         parts=given.parts,
         batches=(1,) if given.quick else networks.BATCHES,
         rounds=given.rounds or (2 if given.quick else 4),
-        seconds=given.seconds or (0.7 if given.quick else 2.0),
+        seconds=given.seconds or (0.5 if given.quick else 2.0),
         caches=given.caches,
     )
 

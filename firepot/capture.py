@@ -18,7 +18,7 @@ from firepot.compiler import simplify
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
-from firepot.graph.primitives.elementwise import add
+from firepot.graph.primitives.elementwise import BadIndex, add
 from firepot.runtime import pool
 from firepot.tensor import Same, Tensor, caller_site, compute, default_dtype, forget, state, wrap
 
@@ -334,12 +334,12 @@ class Trace:
                 spent[number] = buffer
         try:
             return self.executor(inputs, spent)
-        except IndexError as error:
+        except BadIndex as error:
             for tensor, number in self.grads:
                 if number in spent:  # overwritten with what does not exist
                     tensor._grad = None
                     state.announce()
-            raise IndexError(str(error)) from None
+            raise IndexError(*error.args) from None
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         with pool.lock:  # nobody else may overwrite the state between reading and writing it

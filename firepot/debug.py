@@ -59,7 +59,6 @@ def detect_nan(inf: bool = True) -> Iterator[None]:
     >>> with fp.debug.detect_nan():
     ...     fp.tensor([2.0, -1.0]).log()
     Traceback (most recent call last):
-        ...
     FloatingPointError: detect_nan: log at ... made 1 nan in float32[2], first nan at [1], of -1.0
     """
     checker = _Checker(inf)
@@ -160,6 +159,9 @@ def _numbers(node: Node) -> Any:
     return array
 
 
+_MADE = ("function", "method")  # what operations that are made from a table are called inside
+
+
 def _public_name() -> str:
     """'softmax: ' where the person called a function that is made of several operations."""
     frame = sys._getframe(1)
@@ -169,9 +171,6 @@ def _public_name() -> str:
             name = frame.f_code.co_name
         frame = frame.f_back  # type: ignore[assignment]
     return f"{name}: " if name.isidentifier() and not name.startswith("_") and name not in _MADE else ""
-
-
-_MADE = ("function", "method")  # what operators made by a common function are called in Python
 
 
 @dataclass(frozen=True)

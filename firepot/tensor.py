@@ -627,7 +627,7 @@ def compute(nodes: Iterable[Node]) -> None:
             evaluate(wanted)
         except ew.BadIndex as error:
             _take_back(error.check)
-            raise IndexError(str(error)) from None
+            raise IndexError(*error.args) from None
         for n in wanted:
             _pending.pop(n, None)
         if _rebound:

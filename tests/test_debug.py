@@ -148,7 +148,7 @@ def test_levels(level: int) -> None:
     assert ("matmul 1x4x4x6  (input 0, input 0, output 0" in shown) == (level >= 2)
     assert ("makes contract: float32[1, 4, 4]" in shown) == (level >= 2)
     assert ("contract %" in shown and ": float32[4, 6]\n" in shown and "return %" in shown) == (level >= 3)
-    assert ("r0 = sum[a1 < 6]" in shown and "for a0 < 4:" in shown) == (level >= 4)
+    assert (" = sum[" in shown and "for a0 < 4:" in shown) == (level >= 4)
     assert ("define void @pack" in shown) == (level >= 5)
     if level == 0:
         assert not shown
@@ -165,7 +165,9 @@ def test_a_level_that_is_no_number() -> None:
 def test_a_graph_as_text() -> None:
     x = fp.ones(3, 5)
     fp.eval(x)
-    assert text.graph_text([x._value]) == "%0 = input : float32[3, 5]\nreturn %0"
-    assert fp.explain(lambda x: x.exp(), x).graph() == (
-        "%0 = input : float32[3, 5]\n%1 = exp %0 : float32[3, 5]\nreturn %1"
-    )
+    found = fp.explain(lambda x: x.softmax(1), x)
+    loops = "\n".join(found.loops(k.number) for k in found.kernels)
+    assert "r0 = max[" in loops
+    assert loops.count("exp(") >= 1
+    graph = text.graph_text([x._value])
+    assert graph == "%0 = input : float32[3, 5]\nreturn %0"

@@ -33,9 +33,9 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     Inside fp.jit and fp.vmap both branches are computed and one is selected. Then an infinite or undefined derivative
     of the branch that is not selected makes the whole derivative NaN, as with fp.where: keep its arguments in range.
 
-    >>> x = fp.tensor([1.0, 4.0])
+    >>> x = fp.tensor([4.0, 9.0])
     >>> fp.cond(x.sum() > 0, fp.sqrt, lambda x: x * 0, x)
-    tensor([1., 2.])
+    tensor([2., 3.])
     """
     if not isinstance(pred, Tensor):
         return (true_fn if pred else false_fn)(*operands)

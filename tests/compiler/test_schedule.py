@@ -69,3 +69,9 @@ def test_activations_between_normalisations_are_not_kept():
     one = x.numel() * 4
     # What the eight convolutions gave, gradients and workspaces of one layer; not eight activations more.
     assert program.arena < 14 * one
+
+
+def test_work_behind_a_product_under_a_further_dimension_of_size_one():
+    a, b, c = fp.ones(3, 4), fp.ones(4, 5), fp.ones(1, 3, 5)
+    fp.eval(a, b, c)
+    assert ((a @ b).expand(1, 3, 5) * 2 + c).tolist() == [[[9.0] * 5] * 3]

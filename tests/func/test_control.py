@@ -59,14 +59,13 @@ def test_scan():
 
 
 def test_every_step_of_a_scan_is_the_same_program():
-    from firepot.compiler.driver import statistics
 
     fp.eval(fp.scan(lambda c, x: (fp.sin(c) + x, None), fp.zeros(7), fp.ones(200, 7)[:3]))
-    before = statistics()["programs"]
+    before = fp.debug.statistics().programs
     carry, nothing = fp.scan(lambda c, x: (fp.sin(c) + x, None), fp.zeros(7), fp.ones(200, 7))
     fp.eval(carry)
     assert nothing is None
-    assert statistics()["programs"] <= before + 2  # the arguments, the step
+    assert fp.debug.statistics().programs <= before + 2  # the arguments, the step
     last, ys = fp.scan(lambda c, _: (c * 2, c), fp.tensor(1.0), length=4)
     assert last.item() == 16 and ys.tolist() == [1, 2, 4, 8]
 

@@ -8,7 +8,6 @@ import torch
 from oracle import Comparison
 
 import firepot as fp
-from firepot.compiler.driver import statistics
 
 CASES = {
     "zeros": lambda m: m.zeros(2, 3), "zeros tuple": lambda m: m.zeros((2, 3)), "ones 0-d": lambda m: m.ones(()),
@@ -84,9 +83,9 @@ def test_numbers_at_the_limits_of_their_dtype():
 def test_programs_serve_every_number():
     x = fp.arange(5, dtype=fp.float32)
     fp.eval(x * fp.tensor(0.5))
-    before = statistics()["programs"]
+    before = fp.debug.statistics().programs
     results = [(x * fp.tensor(0.25 * n)).tolist() for n in range(1, 5)]
-    assert statistics()["programs"] == before
+    assert fp.debug.statistics().programs == before
     assert results == [[0.25 * n * i for i in range(5)] for n in range(1, 5)]
 
 

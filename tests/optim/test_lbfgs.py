@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import firepot as fp
-from firepot.compiler.driver import statistics
 
 
 def valley(x: Any) -> Any:
@@ -53,11 +52,11 @@ def test_finds_the_minimum_with_few_programs() -> None:
         return loss
 
     optimizer.step(closure)
-    before = statistics()["programs"]
+    before = fp.debug.statistics().programs
     for _ in range(4):
         optimizer.step(closure)
     np.testing.assert_allclose(x.detach().numpy(), [1.0, 1.0], rtol=1e-3)
-    assert statistics()["programs"] - before < 25
+    assert fp.debug.statistics().programs - before < 25
 
 
 def test_wants_a_closure_and_one_group() -> None:

@@ -10,7 +10,6 @@ import torch
 
 import firepot as fp
 from firepot import nn
-from firepot.compiler.driver import statistics
 
 F = nn.functional
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -159,5 +158,5 @@ def test_a_schedule_needs_no_new_programs_in_a_plain_loop() -> None:
         weight.square().sum().backward()
         optimizer.step()
         schedule.step()
-        programs.append(statistics()["programs"])
+        programs.append(fp.debug.statistics().programs)
     assert programs[2:] == [programs[2]] * 4

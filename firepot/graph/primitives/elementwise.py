@@ -423,7 +423,10 @@ class _CheckIndex(Elementwise):
 
 
 class BadIndex(IndexError):
-    """A program met an index out of range. `check`: the params of the check_index nodes that tell of it."""
+    """A program met an index out of range. `check`: the params of the check_index nodes that tell of it.
+
+    Whoever ran the program raises it on as a plain IndexError.
+    """
 
     def __init__(self, message: str, check: tuple[Any, ...]) -> None:
         super().__init__(message)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.autograd import Function
 from firepot.graph import dtypes
 from firepot.ops.convolution import spatial
 from firepot.tensor import Tensor
@@ -14,6 +15,21 @@ __all__ = [
     "fractional_max_pool2d", "fractional_max_pool2d_with_indices", "fractional_max_pool3d",
     "fractional_max_pool3d_with_indices", "max_unpool1d", "max_unpool2d", "max_unpool3d",
 ]  # fmt: skip
+
+
+class _PutBack(Function):
+    """Values written at places of the last dimension. Where windows overlapped, one element stands for several maxima
+    of equal value; each of them gets its gradient, as PyTorch has it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return ops.scatter(ops.zeros((*values.shape[:-1], size), dtype=values.dtype), -1, places, values)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return ops.gather(g, -1, places), None, None
 
 
 def _unpool(
@@ -37,11 +53,11 @@ def _unpool(
             if not u - t < o < u + t:
                 raise ValueError(f"{what}: output_size {size} must lie within {usual} ± stride {list(strides)}")
     batch = input.shape[:-rank]
-    flat = ops.zeros((*batch, math.prod(size)), dtype=input.dtype)
+    if not input.numel():
+        return ops.zeros((*batch, *size), dtype=input.dtype)
     values, places = input.reshape(*batch, -1), indices.reshape(*batch, -1)
-    if not values.numel():
-        return flat.reshape(*batch, *size)
-    return ops.scatter(flat, -1, places, values).reshape(*batch, *size)
+    result: Tensor = _PutBack.apply(values, places, math.prod(size))
+    return result.reshape(*batch, *size)
 
 
 def max_unpool1d(
