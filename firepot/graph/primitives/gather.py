@@ -117,7 +117,8 @@ def _product_gradients(g: Node, node: Node) -> tuple[Node, Node]:
         others = ew.where(none, ew.div(product, value), ew.where(ew.and_(zero, one), product, ew.like(product, 0)))
         return ew.mul(weight, others)
 
-    by_updates = own(*(take(n, indices, axes) for n in (g, zeros, rest)), zero_u, plain_u)
+    there = [take(n, indices, axes) for n in (g, zeros, rest)]
+    by_updates = own(there[0], there[1], there[2], zero_u, plain_u)
     return own(g, zeros, rest, zero_x, plain_x), by_updates
 
 
