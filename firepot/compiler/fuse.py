@@ -19,6 +19,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
+from firepot.kernels.llvm.nest import children
 from firepot.kernels.loops import Expr, Nest, Stage, Store
 
 # Costs in vector instructions, for the choice between recomputing and storing.
@@ -248,10 +249,24 @@ def _merge(a: Group, b: Group, storage: dict[Node, Storage], needed: set[Node]) 
     if folded and not _rows_fit(merged):
         return None
     try:
-        build_nest(merged, storage, set(roots), {})
+        nest, _ = build_nest(merged, storage, set(roots), {})
     except Misaligned:
         return None
-    return merged
+    # A root that is used in its own kernel is an expression there, so that depths add up in a chain of merges.
+    return merged if _depth(nest) <= 2 * _MAXIMAL_DEPTH else None
+
+
+def _depth(nest: Nest) -> int:
+    """Operations one inside the other in the deepest expression of a nest."""
+    known: dict[int, int] = {}
+
+    def depth(expr: Expr) -> int:
+        found = known.get(id(expr))
+        if found is None:
+            found = known[id(expr)] = 1 + max((depth(part) for part in children(expr)), default=0)
+        return found
+
+    return max(depth(stage.value) for stage in nest.stages)
 
 
 def _rows_fit(group: Group) -> bool:

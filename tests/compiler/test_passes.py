@@ -279,3 +279,13 @@ def test_gradients_of_pooling_follow_the_convolutions_around():
     _, program = run([w.grad], passes=Passes())
     inner = [s for step in program.steps for s, _ in step.operands if program.places[s.number][0] == "arena"]
     assert all(s.strides[1] == 1 for s in inner if len(s.strides) == 4 and s.strides[0])
+
+
+@pytest.mark.parametrize("length", [400, 3000])
+def test_long_chains_of_operations(length):
+    y = fp.arange(4, dtype=fp.float64)
+    expected = np.arange(4.0)
+    for n in range(length):
+        y = y * 0.5 + n
+        expected = expected * 0.5 + n
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12)
