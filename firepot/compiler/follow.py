@@ -43,7 +43,7 @@ def follow(
         overwritten: of outputs that may take the place of an input, that input.
     """
     result = list(groups)
-    check = _last_check(result, storage)
+    check = max((k for k, g in enumerate(result) if g.checks_an_index()), default=-1)
     at = 0
     while at < len(result):
         group = result[at]
@@ -99,28 +99,6 @@ def _followed(node: Node) -> bool:
     if node.primitive is convolve_primitive:
         return bool(node.params[0] != "weight_grad")
     return node.primitive is contract_primitive
-
-
-def _last_check(groups: Sequence[Group], storage: dict[Node, Storage]) -> int:
-    """The last group that checks an index; −1 if none does."""
-    checks: dict[Node, bool] = {}
-
-    def inside(node: Node) -> bool:
-        waiting = [node]
-        while waiting:
-            n = waiting[-1]
-            if n in checks:
-                waiting.pop()
-                continue
-            inputs = [i for i in n.inputs if i not in storage and not ew.is_leaf(i)]
-            missing = [i for i in inputs if i not in checks]
-            if missing:
-                waiting += missing
-                continue
-            checks[n] = n.primitive is ew.check_index_primitive or any(checks[i] for i in inputs)
-        return checks[node]
-
-    return max((k for k, g in enumerate(groups) if any(inside(r) for r in g.roots)), default=-1)
 
 
 def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> Following | None:

@@ -48,6 +48,19 @@ class Group:
     def order(self) -> int:
         return max(r.sequence for r in self.roots)
 
+    def checks_an_index(self) -> bool:
+        """Whether the kernel may find an index out of range, which ends the program before state is overwritten."""
+        waiting, seen = list(self.roots), set()
+        while waiting:
+            n = waiting.pop()
+            if n in seen or n in self.inputs:
+                continue
+            seen.add(n)
+            if n.primitive is ew.check_index_primitive:
+                return True
+            waiting.extend(n.inputs)
+        return False
+
 
 def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
     """The values to store: outputs, folds, operands of opaque kernels, and what is dearer to recompute than to load."""

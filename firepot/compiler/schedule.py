@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence, Set
 
 from firepot.compiler.fuse import Group
 from firepot.graph.node import Node
-from firepot.graph.primitives.elementwise import check_index_primitive
 
 _WORTH = 0.98  # of the memory that the order as recorded keeps
 
@@ -43,7 +42,7 @@ def _needs(groups: Sequence[Group], overwritten: Mapping[Node, Node]) -> list[se
     """For each group the numbers of those that must run before; all are smaller than its own."""
     maker = {r: number for number, g in enumerate(groups) for r in g.roots}
     reads: dict[Node, list[int]] = {}
-    checking = [number for number, g in enumerate(groups) if _checks(g)]
+    checking = [number for number, g in enumerate(groups) if g.checks_an_index()]
     needs: list[set[int]] = []
     for number, g in enumerate(groups):
         own = {maker[n] for n in g.inputs if n in maker}
@@ -73,20 +72,6 @@ def _stored_below(group: Group, maker: Mapping[Node, int]) -> list[Node]:
         else:
             waiting.extend(n.inputs)
     return found
-
-
-def _checks(group: Group) -> bool:
-    """Whether the group's kernel may find an index out of range."""
-    waiting, seen = list(group.roots), set()
-    while waiting:
-        n = waiting.pop()
-        if n in seen or n in group.inputs:
-            continue
-        seen.add(n)
-        if n.primitive is check_index_primitive:
-            return True
-        waiting.extend(n.inputs)
-    return False
 
 
 def _greedy(
