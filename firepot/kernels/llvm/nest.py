@@ -38,6 +38,8 @@ from firepot.kernels.loops import (
 
 _SMALL = 1 << 14  # points below which one thread does the whole kernel
 _CHUNKS = 64  # parts that a long fold is cut into, whatever the number of threads
+_MOST_CHUNKS = 1024
+_BLOCK = 128  # terms that a floating sum adds up before it adds the block's sum to the total
 _TILE = 4096  # points of a map that one task takes
 _WIDEST_ROW = 4096  # columns whose sums stay in the first cache
 
@@ -138,6 +140,9 @@ def _plan(nest: Nest, widest: int) -> Plan:
         chunks > 1 and outer and along is not None and nest.axes == (along,) and along.size % lanes == 0
         and 2 * lanes * unroll <= along.size <= _WIDEST_ROW
     )  # fmt: skip
+    if streamed:  # short parts, for the accuracy of their sums
+        rows = math.prod(a.size for a in loops) // loops[0].size
+        chunks = min(_MOST_CHUNKS, loops[0].size, max(chunks, loops[0].size * rows // (4 * _BLOCK)))
     return Plan(nest, along, lanes, unroll, folding, outer, chunks, streamed)
 
 
@@ -402,13 +407,10 @@ def _inner_loops(
     loops = _inner_order(group[0].axes, plan.along if rows else None)
     lanes = plan.lanes if not rows or plan.along in loops else 1
     reduces = [s for s in group if isinstance(s, Reduce)]
-    accumulators: list[dict[Reduce, Value]] = []
-    for _ in places:
-        own = {}
-        for r in reduces:
-            type = vector(register_type(r.dtype), lanes)
-            own[r] = b.variable(type, b.constant(fold_identity(r.combine, r.dtype), type))
-        accumulators.append(own)
+    accumulators = [_accumulators(b, reduces, lanes) for _ in places]
+    sums = [r for r in reduces if r.combine == "sum" and r.dtype.kind == "f"]
+    block_level = _block_level(loops, lanes if rows else 1, plan.chunks if chunk is not None else 1)
+    totals = [_accumulators(b, sums if block_level is not None else [], lanes) for _ in places]
     for place, found in zip(places, folds, strict=True):  # what does not vary in the loops is computed before them
         outer_lanes = 1 if rows else lanes
         evaluator = Evaluator(b, pointers, plan.along, outer_lanes, place[1], place[0], found)
@@ -432,6 +434,30 @@ def _inner_loops(
                 else:
                     evaluator.store(stage.operand, stage.offset, stage.value, plan.nest.operands[stage.operand][0])
 
+    def end_block() -> None:
+        for own, total in zip(accumulators, totals, strict=True):
+            for r, slot in total.items():
+                type = vector(register_type(r.dtype), lanes)
+                b.set(slot, _combine(b, "sum", r.dtype, b.get(slot, type), b.get(own[r], type)))
+                b.set(own[r], b.constant(0.0, type))
+
+    def innermost(axis: Axis, low: Value | int, high: Value, coordinates: dict[Axis, Value], step: int) -> Value:
+        """The last loop over whole vectors, in blocks where sums want them; where it ended."""
+        position = b.variable("i64", b.index(low))
+
+        def run(first: Value | int, stop: Value) -> None:
+            with b.loop(first, stop, step) as i:
+                body({**coordinates, axis: i}, None)
+                b.set(position, b.add(i, step))
+
+        if block_level == len(loops):
+            with b.loop(low, high, _BLOCK * step) as first:
+                run(first, b.intrinsic("llvm.smin", "i64", b.add(first, _BLOCK * step), high))
+                end_block()
+        else:
+            run(low, high)
+        return b.get(position, "i64")
+
     def descend(level: int, coordinates: dict[Axis, Value]) -> None:
         axis = loops[level]
         low: Value | int = 0
@@ -443,27 +469,56 @@ def _inner_loops(
         if not last:
             with b.loop(low, high) as i:
                 descend(level + 1, {**coordinates, axis: i})
+                if level == block_level:
+                    end_block()
         elif not rows or lanes == 1:
-            with b.loop(low, high) as i:
-                body({**coordinates, axis: i}, None)
+            innermost(axis, low, b.index(high), coordinates, 1)
         else:
             exact = axis.size % lanes == 0 and not (level == 0 and chunk is not None)
             stop = b.index(high) if exact else b.sub(b.index(high), lanes - 1)
-            position = b.variable("i64", b.index(low))
-            with b.loop(low, stop, lanes) as i:
-                body({**coordinates, axis: i}, None)
-                b.set(position, b.add(i, lanes))
+            i = innermost(axis, low, stop, coordinates, lanes)
             if not exact:
-                i = b.get(position, "i64")
                 remaining = b.sub(b.index(high), i)
                 with b.when(b.compare("sgt", remaining, 0)):
                     body({**coordinates, axis: i}, b.tail_mask(remaining, lanes))
 
     descend(0, {})
-    for own, found in zip(accumulators, folds, strict=True):
+    if block_level is not None:
+        end_block()
+    for own, total, found in zip(accumulators, totals, folds, strict=True):
         for r, slot in own.items():
-            value = b.get(slot, vector(register_type(r.dtype), lanes))
+            value = b.get(total.get(r, slot), vector(register_type(r.dtype), lanes))
             found[r] = _across(b, r.combine, r.dtype, value) if rows and lanes > 1 else value
+
+
+def _accumulators(b: Builder, reduces: Sequence[Reduce], lanes: int) -> dict[Reduce, Value]:
+    slots = {}
+    for r in reduces:
+        type = vector(register_type(r.dtype), lanes)
+        slots[r] = b.variable(type, b.constant(fold_identity(r.combine, r.dtype), type))
+    return slots
+
+
+def _block_level(loops: Sequence[Axis], lanes: int, chunks: int) -> int | None:
+    """The loop of whose every turn floating sums make a block; len(loops): the last loop is itself cut into blocks;
+    None: there are too few terms.
+
+    Added one after the other, n terms lose up to n roundings; in blocks, about 2 √n (Higham, The Accuracy of
+    Floating Point Summation, 1993).
+    """
+    trips = [a.size for a in loops]
+    trips[-1] = -(-trips[-1] // lanes)
+    trips[0] = -(-trips[0] // chunks)
+    if math.prod(trips) <= 2 * _BLOCK:
+        return None
+    if trips[-1] > 2 * _BLOCK:
+        return len(loops)
+    within = 1
+    for level in range(len(loops) - 1, 0, -1):
+        within *= trips[level]
+        if within >= _BLOCK // 2:
+            return level - 1
+    return None
 
 
 def _stream(b: Builder, plan: Plan) -> None:
