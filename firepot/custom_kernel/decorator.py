@@ -116,9 +116,7 @@ class Kernel:
             try:
                 values.append(wrap(node_of(value)))
             except (TypeError, ValueError):
-                raise TypeError(
-                    f"{what}: {name} must be a tensor or a number, not {type(value).__name__}"
-                ) from None
+                raise TypeError(f"{what}: {name} must be a tensor or a number, not {type(value).__name__}") from None
         return values
 
     def _procedure(self, values: list[Any]) -> Procedure:

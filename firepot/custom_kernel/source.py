@@ -8,7 +8,7 @@ import inspect
 import textwrap
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 ALLOWED = (
     "a kernel may use assignments to variables and output elements, for over range and fp.kernel.parallel, while, if, "
@@ -45,7 +45,7 @@ class Source:
             raise TypeError("fp.kernel: a kernel is a function made by def")
         a = tree.args
         if a.vararg or a.kwarg or a.kwonlyargs or a.defaults or a.posonlyargs:
-            self.fail(tree, "a kernel's parameters have no defaults, * or **")
+            raise self.error(tree, "a kernel's parameters have no defaults, * or **")
         self.parameters = [p.arg for p in a.args]
         self.body = tree.body
         if isinstance(self.body[0], ast.Expr) and isinstance(self.body[0].value, ast.Constant):
@@ -53,7 +53,7 @@ class Source:
         for statement in self.body:
             for node in ast.walk(statement):
                 if not isinstance(node, _SYNTAX):
-                    self.fail(node, f"{_said(node)} is not allowed; {ALLOWED}")
+                    raise self.error(node, f"{_said(node)} is not allowed; {ALLOWED}")
         used = {n.id for s in self.body for n in ast.walk(s) if isinstance(n, ast.Name)}
         self.free = sorted(used - set(self.parameters))
 
@@ -67,11 +67,11 @@ class Source:
     def text(self, node: ast.AST) -> str:
         return self.lines[int(getattr(node, "lineno", 1)) - 1]
 
-    def fail(self, node: ast.AST, message: str) -> NoReturn:
+    def error(self, node: ast.AST, message: str) -> SyntaxError:
         text = self.text(node)
         indent = len(self.lines[0]) - len(self.lines[0].lstrip())
         column = int(getattr(node, "col_offset", 0)) + indent + 1
-        raise SyntaxError(f"kernel {self.name}: {message}", (self.file, self.line(node), column, text))
+        return SyntaxError(f"kernel {self.name}: {message}", (self.file, self.line(node), column, text))
 
     def outside(self, name: str) -> Any:
         """What a name means that is no variable of the kernel. Raises KeyError."""

@@ -126,19 +126,19 @@ class Translation:
     def statement(self, s: ast.stmt, top: bool) -> list[ir.Statement]:
         if isinstance(s, ast.Assign):
             if len(s.targets) != 1:
-                self.source.fail(s, "a = b = … is not allowed; assign one by one")
+                raise self.source.error(s, "a = b = … is not allowed; assign one by one")
             return self.assignment(s, s.targets[0], s.value)
         if isinstance(s, ast.AugAssign):
             name = _BINARY.get(type(s.op))
             before = self.expression(s.target)
             if name is None:
-                self.source.fail(s, f"the operator {type(s.op).__name__} is not allowed; {ALLOWED}")
+                raise self.source.error(s, f"the operator {type(s.op).__name__} is not allowed; {ALLOWED}")
             return self.assign(s, s.target, self.binary(s, name, before, self.expression(s.value)))
         if isinstance(s, ast.For):
             return [self.loop(s, top)]
         if isinstance(s, ast.While):
             if s.orelse:
-                self.source.fail(s, "while … else is not allowed")
+                raise self.source.error(s, "while … else is not allowed")
             condition = self.truth(s, self.expression(s.test))
             return [ir.While(condition, self.inner(s.body))]
         if isinstance(s, ast.If):
@@ -146,11 +146,11 @@ class Translation:
         if isinstance(s, (ast.Break, ast.Continue)):
             word = "break" if isinstance(s, ast.Break) else "continue"
             if not self.depth:
-                self.source.fail(s, f"{word} is not allowed here: it leaves a for over range or a while")
+                raise self.source.error(s, f"{word} is not allowed here: it leaves a for over range or a while")
             return [ir.Leave(word)]
         if isinstance(s, ast.Pass):
             return []
-        self.source.fail(s, f"an expression that is not assigned has no effect; {ALLOWED}")
+        raise self.source.error(s, f"an expression that is not assigned has no effect; {ALLOWED}")
 
     def inner(self, body: Sequence[ast.stmt]) -> tuple[ir.Statement, ...]:
         """The body of a loop, which may not run at all: what it defines is not known after it."""
@@ -180,7 +180,7 @@ class Translation:
         call = s.iter
         callee = self._callee(call)
         if s.orelse or not isinstance(call, ast.Call) or callee not in (range, parallel) or call.keywords:
-            self.source.fail(s, "for goes over range(...) or fp.kernel.parallel(...), without else")
+            raise self.source.error(s, "for goes over range(...) or fp.kernel.parallel(...), without else")
         targets = s.target.elts if isinstance(s.target, ast.Tuple) else [s.target]
         names = [t.id for t in targets if isinstance(t, ast.Name)]
         bounds = [self.whole(a, self.expression(a)) for a in call.args]
@@ -189,11 +189,13 @@ class Translation:
         if callee is parallel:
             return self.parallel(s, top, names, bounds)
         if len(names) != 1 or isinstance(s.target, ast.Tuple) or not 1 <= len(bounds) <= 3:
-            self.source.fail(s, "for i in range(stop), range(start, stop) or range(start, stop, step) has one variable")
+            raise self.source.error(
+                s, "for i in range(stop), range(start, stop) or range(start, stop, step) has one variable"
+            )
         step = 1
         if len(bounds) == 3:
             if not isinstance(bounds[2], ir.Constant) or not bounds[2].value:
-                self.source.fail(call.args[2], "the step of range must be a constant other than zero")
+                raise self.source.error(call.args[2], "the step of range must be a constant other than zero")
             step = int(bounds[2].value)
         start = bounds[0] if len(bounds) > 1 else ir.Constant(0, dtypes.int64)
         stop = bounds[1] if len(bounds) > 1 else bounds[0]
@@ -204,11 +206,13 @@ class Translation:
 
     def parallel(self, s: ast.For, top: bool, names: list[str], sizes: list[ir.Code]) -> ir.Statement:
         if not top:
-            self.source.fail(s, "fp.kernel.parallel must be an outermost loop, at the top of the kernel; use range here")
+            raise self.source.error(
+                s, "fp.kernel.parallel must be an outermost loop, at the top of the kernel; use range here"
+            )
         if len(names) != len(sizes) or not names or len(set(names)) != len(names):
-            self.source.fail(s, f"{len(names)} variables for the {len(sizes)} sizes of fp.kernel.parallel")
+            raise self.source.error(s, f"{len(names)} variables for the {len(sizes)} sizes of fp.kernel.parallel")
         outside, depth = dict(self.frozen), self.depth
-        self.frozen |= {n: "belongs to all turns of the parallel loop, which run at once" for n in self.defined}
+        self.frozen |= dict.fromkeys(self.defined, "belongs to all turns of the parallel loop, which run at once")
         before = self._enter(names)
         self.within, self.accesses = tuple(names), []
         body = self.inner(s.body)
@@ -228,13 +232,15 @@ class Translation:
             plain = [i.name if isinstance(i, ir.Local) else "" for i in indices]
             name = self.arrays[array].name
             if not all(n in plain for n in names):
-                self.source.fail(
+                raise self.source.error(
                     node, f"{name} is written by a parallel loop, so it must be indexed by the loop's own "
                     f"{', '.join(names)} everywhere in it; turns that share elements need range",
                 )  # fmt: skip
             places = tuple(plain.index(n) for n in names)
             if known.setdefault(array, places) != places:
-                self.source.fail(node, f"{name} is indexed by {', '.join(names)} in other dimensions than before")
+                raise self.source.error(
+                    node, f"{name} is indexed by {', '.join(names)} in other dimensions than before"
+                )
 
     def _enter(self, names: Sequence[str]) -> tuple[set[str], dict[str, str]]:
         before = set(self.defined), dict(self.frozen)
@@ -260,10 +266,10 @@ class Translation:
         else:
             shape = self._shape(value)
             if shape is None:
-                self.source.fail(value, "several variables are assigned from as many values, or from x.shape")
+                raise self.source.error(value, "several variables are assigned from as many values, or from x.shape")
             values = [Typed(ir.Constant(n, dtypes.int64)) for n in shape]
         if len(values) != len(target.elts):
-            self.source.fail(s, f"{len(target.elts)} variables for {len(values)} values")
+            raise self.source.error(s, f"{len(target.elts)} variables for {len(values)} values")
         result: list[ir.Statement] = []
         held = []
         for n, v in enumerate(values):  # all are computed before the first is assigned
@@ -285,25 +291,31 @@ class Translation:
             self.defined.add(name)
             return [ir.Assign(name, self.cast(value, self.kinds[name][0]))]
         if not isinstance(target, ast.Subscript):
-            self.source.fail(target, "only variables and elements of outputs are assigned")
+            raise self.source.error(target, "only variables and elements of outputs are assigned")
         number, indices, checks = self.element(target, store=True)
         array = self.arrays[number]
         if not array.output:
-            self.source.fail(target, f"{array.name} is an input and cannot be written; outputs are the last parameters")
+            raise self.source.error(
+                target, f"{array.name} is an input and cannot be written; outputs are the last parameters"
+            )
         if _CATEGORY[value.dtype.kind] > _CATEGORY[array.dtype.kind] and array.dtype.kind != "b":
-            self.source.fail(
+            raise self.source.error(
                 s, f"{array.name} is of dtype {array.dtype.name} and cannot hold a {value.dtype.name}; convert it, as "
                 f"with int(...)",
             )  # fmt: skip
         if array.dtype.kind == "b" and value.dtype.kind != "b":
-            self.source.fail(s, f"{array.name} is of dtype bool and cannot hold a {value.dtype.name}; use a comparison")
+            raise self.source.error(
+                s, f"{array.name} is of dtype bool and cannot hold a {value.dtype.name}; use a comparison"
+            )
         return [ir.Store(number, indices, checks, self.cast(value, register(array.dtype)))]
 
     def _assignable(self, node: ast.AST, name: str) -> None:
         if name in self.position or name in self.numbers:
-            self.source.fail(node, f"{name} is a parameter and cannot be assigned; assign to its elements if an output")
+            raise self.source.error(
+                node, f"{name} is a parameter and cannot be assigned; assign to its elements if an output"
+            )
         if name in self.frozen:
-            self.source.fail(node, f"{name} {self.frozen[name]} and cannot be assigned here")
+            raise self.source.error(node, f"{name} {self.frozen[name]} and cannot be assigned here")
 
     def _join(self, name: str, value: Typed) -> None:
         kind = (value.dtype, value.weak)
@@ -325,7 +337,7 @@ class Translation:
         if isinstance(e, ast.BinOp):
             name = _BINARY.get(type(e.op))
             if name is None:
-                self.source.fail(e, f"the operator {type(e.op).__name__} is not allowed; {ALLOWED}")
+                raise self.source.error(e, f"the operator {type(e.op).__name__} is not allowed; {ALLOWED}")
             return self.binary(e, name, self.expression(e.left), self.expression(e.right))
         if isinstance(e, ast.UnaryOp):
             return self.unary(e)
@@ -337,7 +349,7 @@ class Translation:
                 first = self.truth(v, self.expression(v))
                 fixed = ir.Constant(isinstance(e.op, ast.Or), dtypes.bool_)
                 pair = (result, fixed) if isinstance(e.op, ast.And) else (fixed, result)
-                result = ir.Choice(first, *pair, dtypes.bool_)
+                result = ir.Choice(first, pair[0], pair[1], dtypes.bool_)
             return Typed(result)
         if isinstance(e, ast.IfExp):
             condition = self.truth(e, self.expression(e.test))
@@ -350,18 +362,18 @@ class Translation:
             if isinstance(e.value, ast.Name) and e.value.id in self.position and e.attr == "ndim":
                 return Typed(ir.Constant(len(self.arrays[self.position[e.value.id]].shape), dtypes.int64))
             return self.number(e, self.source.resolve(e))
-        self.source.fail(e, f"{type(e).__name__} is not allowed here; {ALLOWED}")
+        raise self.source.error(e, f"{type(e).__name__} is not allowed here; {ALLOWED}")
 
     def number(self, e: ast.AST, value: Any) -> Typed:
         if isinstance(value, bool):
             return Typed(ir.Constant(value, dtypes.bool_), True)
         if isinstance(value, int):
             if not -(2**63) <= value < 2**63:
-                self.source.fail(e, f"{value} does not fit in int64")
+                raise self.source.error(e, f"{value} does not fit in int64")
             return Typed(ir.Constant(value, dtypes.int64), True)
         if isinstance(value, float):
             return Typed(ir.Constant(value, dtypes.float64), True)
-        self.source.fail(e, f"{ast.unparse(e)} is no number and no variable of the kernel; {ALLOWED}")
+        raise self.source.error(e, f"{ast.unparse(e)} is no number and no variable of the kernel; {ALLOWED}")
 
     def name(self, e: ast.Name) -> Typed:
         name = e.id
@@ -370,25 +382,27 @@ class Translation:
         if name in self.position:
             array = self.arrays[self.position[name]]
             if array.shape or array.output:
-                self.source.fail(e, f"{name} is an array of shape {list(array.shape)}; read its elements, as {name}[i]")
+                raise self.source.error(
+                    e, f"{name} is an array of shape {list(array.shape)}; read its elements, as {name}[i]"
+                )
             return Typed(ir.Element(self.position[name], (), (), register(array.dtype)))
         if name in self.defined:
             dtype, weak = self.kinds[name]
             return Typed(ir.Local(name, dtype), weak)
         if name not in self.source.function.__code__.co_varnames:
             return self.number(e, self.source.resolve(e))
-        self.source.fail(e, f"the variable {name} may have no value here: it is not assigned on every way to this line")
+        raise self.source.error(
+            e, f"the variable {name} may have no value here: it is not assigned on every way to this line"
+        )
 
-    def element(
-        self, e: ast.Subscript, store: bool
-    ) -> tuple[int, tuple[ir.Code, ...], tuple[int, ...]]:
+    def element(self, e: ast.Subscript, store: bool) -> tuple[int, tuple[ir.Code, ...], tuple[int, ...]]:
         if not isinstance(e.value, ast.Name) or e.value.id not in self.position:
-            self.source.fail(e, "only parameters that are tensors have elements")
+            raise self.source.error(e, "only parameters that are tensors have elements")
         number = self.position[e.value.id]
         array = self.arrays[number]
         items = e.slice.elts if isinstance(e.slice, ast.Tuple) else [e.slice]
         if len(items) != len(array.shape):
-            self.source.fail(
+            raise self.source.error(
                 e, f"{array.name} has shape {list(array.shape)} and needs {len(array.shape)} indices, got {len(items)}"
             )
         indices = tuple(self.whole(i, self.expression(i)) for i in items)
@@ -403,7 +417,7 @@ class Translation:
             checks.append(self.checks.setdefault((size, message, True), len(self.checks)))
         if array.output:
             if self.shared and self.within is None:
-                self.source.fail(
+                raise self.source.error(
                     e, f"{array.name} is an output: in a kernel with parallel loops, outputs are read and written "
                     "inside of them only",
                 )  # fmt: skip
@@ -412,7 +426,9 @@ class Translation:
 
     def whole(self, e: ast.AST, value: Typed) -> ir.Code:
         if value.dtype.kind not in "iu":
-            self.source.fail(e, f"an index or a bound must be an integer, not {value.dtype.name}; convert it with int(...)")
+            raise self.source.error(
+                e, f"an index or a bound must be an integer, not {value.dtype.name}; convert it with int(...)"
+            )
         return self.cast(value, dtypes.int64)
 
     def truth(self, e: ast.AST, value: Typed) -> ir.Code:
@@ -434,7 +450,7 @@ class Translation:
         dtype, weak = joined((x.dtype, x.weak), (y.dtype, y.weak))
         if name in ("and", "or", "xor", "shl", "shr"):
             if dtype.kind == "f" or (dtype.kind == "b" and name in ("shl", "shr")):
-                self.source.fail(e, f"bits of {x.dtype.name} and {y.dtype.name} cannot be combined")
+                raise self.source.error(e, f"bits of {x.dtype.name} and {y.dtype.name} cannot be combined")
         elif dtype.kind == "b":
             dtype, weak = dtypes.int64, True
         if dtype.kind != "f" and name in ("div", "atan2", "hypot", "copysign"):
@@ -453,7 +469,7 @@ class Translation:
             return Typed(ir.Operation("not", (self.truth(e, value),), dtypes.bool_))
         if isinstance(e.op, ast.Invert):
             if value.dtype.kind == "f":
-                self.source.fail(e, f"~ of a {value.dtype.name} does not exist")
+                raise self.source.error(e, f"~ of a {value.dtype.name} does not exist")
             return Typed(ir.Operation("not", (value.code,), value.dtype), value.weak)
         if value.dtype.kind == "b":
             value = Typed(self.cast(value, dtypes.int64), True)
@@ -469,7 +485,7 @@ class Translation:
         for x, op, y in reversed(list(zip(parts, e.ops, parts[1:], strict=False))):
             name = _COMPARE.get(type(op))
             if name is None:
-                self.source.fail(e, f"the comparison {type(op).__name__} is not allowed; {ALLOWED}")
+                raise self.source.error(e, f"the comparison {type(op).__name__} is not allowed; {ALLOWED}")
             dtype, _ = joined((x.dtype, x.weak), (y.dtype, y.weak))
             one = ir.Operation(name, (self.cast(x, dtype), self.cast(y, dtype)), dtypes.bool_)
             result = one if result is None else ir.Choice(one, result, ir.Constant(False, dtypes.bool_), dtypes.bool_)
@@ -487,7 +503,7 @@ class Translation:
                 return Typed(ir.Constant(shape[0], dtypes.int64))
         args = [self.expression(a) for a in e.args]
         if e.keywords:
-            self.source.fail(e, "keyword arguments are not allowed")
+            raise self.source.error(e, "keyword arguments are not allowed")
         if isinstance(function, DType) and len(args) == 1:
             return Typed(self.cast(Typed(self.cast(args[0], function)), register(function)))
         if function in (int, float, bool) and len(args) == 1:
@@ -496,17 +512,17 @@ class Translation:
             return Typed(code, function is float)
         name = FUNCTIONS.get(function) if getattr(function, "__hash__", None) else None
         if name is None:
-            self.source.fail(e, f"{ast.unparse(e.func)} cannot be called in a kernel; {ALLOWED}")
+            raise self.source.error(e, f"{ast.unparse(e.func)} cannot be called in a kernel; {ALLOWED}")
         if name in _PAIRS:
             return self._pair(e, name, args)
         if len(args) != 1:
-            self.source.fail(e, f"{ast.unparse(e.func)} takes one argument, got {len(args)}")
+            raise self.source.error(e, f"{ast.unparse(e.func)} takes one argument, got {len(args)}")
         return self._function(name, args[0])
 
     def _pair(self, e: ast.Call, name: str, args: list[Typed]) -> Typed:
         many = name in ("maximum", "minimum")
         if len(args) < 2 or (len(args) > 2 and not many):
-            self.source.fail(e, f"{ast.unparse(e.func)} takes two arguments, got {len(args)}")
+            raise self.source.error(e, f"{ast.unparse(e.func)} takes two arguments, got {len(args)}")
         result = args[0]
         for a in args[1:]:
             result = self.binary(e, name, result, a)
@@ -534,5 +550,5 @@ class Translation:
     def _size(self, e: ast.Subscript, shape: tuple[int, ...]) -> Typed:
         d = self.expression(e.slice).code
         if not isinstance(d, ir.Constant) or not -len(shape) <= d.value < len(shape):
-            self.source.fail(e, f"a shape of {len(shape)} sizes is read at a constant position within it")
+            raise self.source.error(e, f"a shape of {len(shape)} sizes is read at a constant position within it")
         return Typed(ir.Constant(shape[int(d.value)], dtypes.int64))

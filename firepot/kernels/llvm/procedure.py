@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
@@ -54,7 +53,7 @@ def placed(outputs: tuple[ir.Array, ...], kept: DType) -> tuple[list[int], int, 
 def lower(d: Described) -> Kernel:
     p = d.procedure
     loops = [s for s in p.body if isinstance(s, ir.Parallel)]
-    offsets, block, rest = placed(p.outputs, d.kept)
+    offsets, _, rest = placed(p.outputs, d.kept)
     traffic = sum(math.prod(a.shape) * a.dtype.size for a in p.arrays)
     phases = ("clear", *(f"loop{n}" for n in range(max(len(loops), 1))))
     return Kernel(
