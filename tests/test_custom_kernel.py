@@ -201,7 +201,7 @@ def input_written(x: Any, y: Any) -> None:
 
 def keeps(x: Any, y: Any) -> None:
     for i in range(3):
-        i = i + 1  # noqa: PLW2901
+        i = i + 1
         y[i] = x[i]
 
 
