@@ -104,6 +104,10 @@ def test_given_derivative() -> None:
     np.testing.assert_allclose(x.grad.numpy(), np.cos(x.detach().numpy()), rtol=1e-6)
     hessian = fp.hessian(lambda x: run(x).sum())(x.detach())
     np.testing.assert_allclose(hessian.numpy(), np.diag(-np.sin(x.detach().numpy())), atol=1e-6)
+    each = fp.vmap(fp.grad(lambda x: run(x).sum()))(fp.stack([x.detach(), x.detach() + 1]))
+    np.testing.assert_allclose(each.numpy()[1], np.cos(x.detach().numpy() + 1), rtol=1e-6)
+    jitted = fp.jit(fp.grad(lambda x: run(x * 2).sum()))(x.detach())
+    np.testing.assert_allclose(jitted.numpy(), 2 * np.cos(2 * x.detach().numpy()), rtol=1e-5)
     _, tangent = fp.jvp(run, (x.detach(),), (fp.ones(3),))
     np.testing.assert_allclose(tangent.numpy(), np.cos(x.detach().numpy()), rtol=1e-6)
     with pytest.raises(RuntimeError, match="kernel sine has no derivative"):
