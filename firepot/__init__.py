@@ -12,6 +12,7 @@ from firepot import tree as tree
 from firepot import vision as vision
 from firepot.autograd import Function as Function
 from firepot.capture import TraceError as TraceError
+from firepot.custom_kernel import kernel as kernel
 from firepot.func import checkpoint as checkpoint
 from firepot.func import cond as cond
 from firepot.func import custom_vjp as custom_vjp

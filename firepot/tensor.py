@@ -669,7 +669,7 @@ def _take_back(check: tuple[Any, ...]) -> None:
     waiting = list(_pending)
     waiting += [t._value for handle, _ in _rebound.values() if (t := handle()) is not None]
     for node in topological(waiting, ew.is_leaf):
-        if (node.primitive is ew.check_index_primitive and node.params == check) or any(i in bad for i in node.inputs):
+        if check in node.primitive.checks(node) or any(i in bad for i in node.inputs):
             bad.add(node)
     for number, (handle, before) in list(_rebound.items()):
         tensor = handle()

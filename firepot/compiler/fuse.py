@@ -56,7 +56,7 @@ class Group:
             if n in seen or n in self.inputs:
                 continue
             seen.add(n)
-            if n.primitive is ew.check_index_primitive:
+            if n.primitive.checks(n):
                 return True
             waiting.extend(n.inputs)
         return False

@@ -229,6 +229,15 @@ class Lowering:
         )  # fmt: skip
         self._step(node, scatter.lower(description, self.processor), (x, updates, *indices), self.storage[node])
 
+    def procedure(self, node: Node) -> None:
+        from firepot.graph.primitives.procedure import sites
+        from firepot.kernels.llvm import procedure
+
+        reads = [self._access(i) for i in node.inputs]
+        code, kept = node.params
+        description = procedure.Described(code, kept, tuple(a.strides for a in reads), sites(code))
+        self._step(node, procedure.lower(description), reads, self.storage[node])
+
     def argsort(self, node: Node) -> None:
         from firepot.kernels.llvm import rows
 

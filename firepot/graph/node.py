@@ -50,6 +50,10 @@ class Primitive:
         `batching.size`, as the result must have. At least one input has it."""
         raise NotImplementedError(f"{self.name} has no batching rule")
 
+    def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
+        """What the kernel checks of indices, each as the params of a check_index: a bad one ends the program."""
+        return ()
+
     def __call__(self, *inputs: Node, params: tuple[Hashable, ...] = ()) -> Node:
         return apply(self, inputs, params)
 

@@ -419,7 +419,10 @@ class _CheckIndex(Elementwise):
         if not negative:  # a negative index is sent out of range on the far side
             low = Op("lt", (value, Const(0, value.dtype)), dtypes.bool_)
             value = Op("where", (low, Op("sub", (value, Const(size, value.dtype)), value.dtype), value), value.dtype)
-        return CheckedIndex(value, size, check_sites.number(node), dtypes.int64)
+        return CheckedIndex(value, size, check_sites.number(node.params), dtypes.int64)
+
+    def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
+        return (node.params,)
 
 
 class BadIndex(IndexError):
@@ -440,11 +443,12 @@ class CheckSites:
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._messages: list[tuple[int, str, bool]] = []
 
-    def number(self, node: Node) -> int:
-        found = self._numbers.get(node.params)
+    def number(self, check: tuple[Any, ...]) -> int:
+        """Of the params of a check_index."""
+        found = self._numbers.get(check)
         if found is None:
-            found = self._numbers[node.params] = len(self._messages)
-            self._messages.append(node.params)
+            found = self._numbers[check] = len(self._messages)
+            self._messages.append((check[0], check[1], check[2]))
         return found
 
     def error(self, site: int, value: int) -> BadIndex:

@@ -1,0 +1,309 @@
+"""Kernels from procedures: loops as a person wrote them, one element at a time, outer loops shared among the threads.
+
+LLVM keeps variables in registers and moves what does not change out of loops; its vectoriser is not used, so that what
+is summed is summed in the order written. A kernel of one Parallel loop is one phase; of several, one phase each, with
+the assignments before it repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
+from firepot.graph.index import contiguous_strides
+from firepot.kernels import procedure as ir
+from firepot.kernels.kernel import Kernel
+from firepot.kernels.llvm import arithmetic
+from firepot.kernels.llvm.builder import Builder, Module, Value
+from firepot.kernels.llvm.expression import from_memory, memory_type, register_type, to_memory
+
+_ALIGNMENT = 64
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A procedure and where its arrays lie. Operands: the inputs, the kept outputs' block, the workspace if any.
+
+    input_strides: in elements
+    offsets:       of each output, in bytes from the start of the block or, where it is not of dtype `kept`, from that
+                   of the workspace
+    sites:         for each check the number that the kernel reports
+    """
+
+    procedure: ir.Procedure
+    kept: DType
+    input_strides: tuple[tuple[int, ...], ...]
+    sites: tuple[int, ...]
+
+
+def placed(outputs: tuple[ir.Array, ...], kept: DType) -> tuple[list[int], int, int]:
+    """(offset in bytes of each output, bytes of the block of those of dtype `kept`, bytes of the others)."""
+    offsets, ends = [], {True: 0, False: 0}
+    for a in outputs:
+        own = a.dtype is kept
+        offsets.append(ends[own])
+        size = math.prod(a.shape) * a.dtype.size
+        ends[own] += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return offsets, ends[True], ends[False]
+
+
+def lower(d: Described) -> Kernel:
+    p = d.procedure
+    loops = [s for s in p.body if isinstance(s, ir.Parallel)]
+    offsets, _, rest = placed(p.outputs, d.kept)
+    traffic = sum(math.prod(a.shape) * a.dtype.size for a in p.arrays)
+    phases = ("clear", *(f"loop{n}" for n in range(max(len(loops), 1))))
+    return Kernel(
+        key=f"procedure {p.text} {d.kept.name} {d.input_strides} {d.sites}",
+        generate=lambda: _generate(d, loops, offsets),
+        phases=phases,
+        label=f"kernel[{p.name}]",
+        workspace=rest,
+        parallel=bool(loops),
+        bytes=traffic,
+    )
+
+
+def _generate(d: Described, loops: list[ir.Parallel], offsets: list[int]) -> str:
+    p = d.procedure
+    module = Module(p.name.encode("ascii", "replace").decode(), len(p.inputs) + 1)
+    with module.kernel("clear") as b:
+        pointers = _pointers(b, d, offsets)
+        for a, pointer in zip(p.arrays, pointers, strict=True):
+            if a.output:
+                start, stop = b.share(math.prod(a.shape) * a.dtype.size, _ALIGNMENT)
+                size = b.sub(stop, start)
+                with b.when(b.compare("sgt", size, 0)):
+                    _fill(b, b.offset(pointer, start), size)
+    for number in range(max(len(loops), 1)):
+        with module.kernel(f"loop{number}") as b:
+            writer = _Writer(b, d, _pointers(b, d, offsets))
+            for s in p.body:
+                if isinstance(s, ir.Parallel):
+                    if s is loops[number]:
+                        writer.statement(s)
+                        break
+                else:
+                    writer.statement(s)
+            writer.end()
+    return str(module)
+
+
+def _fill(b: Builder, pointer: Value, size: Value) -> None:
+    b.module.declare("llvm.memset.p0.i64", "void", ["ptr", "i8", "i64", "i1"])
+    b.call("llvm.memset.p0.i64", "void", pointer, Value("0", "i8"), size, Value("false", "i1"))
+
+
+def _pointers(b: Builder, d: Described, offsets: list[int]) -> list[Value]:
+    p = d.procedure
+    count = len(p.inputs)
+    result = [b.operand(n) for n in range(count)]
+    for a, offset in zip(p.outputs, offsets, strict=True):
+        result.append(b.offset(b.operand(count if a.dtype is d.kept else count + 1), offset))
+    return result
+
+
+@dataclass
+class _Loop:
+    """Labels that `continue` and `break` go to."""
+
+    again: str
+    out: str
+
+
+@dataclass
+class _Writer:
+    b: Builder
+    d: Described
+    pointers: list[Value]
+    slots: dict[str, Value] = field(default_factory=dict)
+    ranges: dict[str, Interval] = field(default_factory=dict)  # of loop variables
+    loops: list[_Loop] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.types = dict(self.d.procedure.locals)
+        self.failed = self.b.fresh("failed")
+        strides = [contiguous_strides(a.shape) for a in self.d.procedure.outputs]
+        self.strides = [*self.d.input_strides, *strides]
+
+    def end(self) -> None:
+        """The place that a failed check goes to: the kernel's end."""
+        self.b.line(f"br label %{self.failed}")
+        self.b.label(self.failed)
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def slot(self, name: str) -> Value:
+        if name not in self.slots:
+            self.slots[name] = self.b.variable(register_type(self.types[name]))
+        return self.slots[name]
+
+    def code(self, c: ir.Code) -> Value:
+        b = self.b
+        if isinstance(c, ir.Constant):
+            return b.constant(c.value, register_type(c.dtype))
+        if isinstance(c, ir.Local):
+            return b.get(self.slot(c.name), register_type(c.dtype))
+        if isinstance(c, ir.Element):
+            array = self.d.procedure.arrays[c.array]
+            address = self.address(c.array, c.indices, c.checks)
+            return from_memory(b, b.load(address, memory_type(array.dtype)), array.dtype)
+        if isinstance(c, ir.Choice):
+            result = b.variable(register_type(c.dtype))
+            then, otherwise, done = b.fresh("then"), b.fresh("else"), b.fresh("done")
+            b.line(f"br {self.code(c.condition)!r}, label %{then}, label %{otherwise}")
+            for label, value in ((then, c.then), (otherwise, c.otherwise)):
+                b.label(label)
+                b.set(result, self.code(value))
+                b.line(f"br label %{done}")
+            b.label(done)
+            return b.get(result, register_type(c.dtype))
+        args = [self.code(a) for a in c.args]
+        return arithmetic.emit(b, c.name, args, [a.dtype for a in c.args], c.dtype)
+
+    def address(self, number: int, indices: tuple[ir.Code, ...], checks: tuple[int, ...]) -> Value:
+        b = self.b
+        array = self.d.procedure.arrays[number]
+        place = b.index(0)
+        for index, size, stride, check in zip(indices, array.shape, self.strides[number], checks, strict=True):
+            value = self.code(index)
+            known = self.interval(index)
+            if known is None or known[0] < 0 or known[1] >= size:
+                self.check(value, size, self.d.sites[check])
+            place = b.add(place, b.mul(value, stride))
+        return b.element(self.pointers[number], memory_type(array.dtype), place)
+
+    def check(self, value: Value, size: int, site: int) -> None:
+        """Go on only where 0 ≤ value < size."""
+        b = self.b
+        bad, good = b.fresh("bad"), b.fresh("good")
+        b.line(f"br {b.compare('ult', value, size)!r}, label %{good}, label %{bad}")
+        b.label(bad)
+        error = b.arg("error")
+        b.store(b.index(site + 1), error)
+        b.store(value, b.element(error, "i64", 1))
+        b.line(f"br label %{self.failed}")
+        b.label(good)
+
+    def interval(self, c: ir.Code) -> Interval | None:
+        """Bounds of an index, where loops with constant bounds give some."""
+        if isinstance(c, ir.Constant):
+            return int(c.value), int(c.value)
+        if isinstance(c, ir.Local):
+            return self.ranges.get(c.name)
+        if not isinstance(c, ir.Operation) or c.name not in ("add", "sub", "mul") or c.dtype is not dtypes.int64:
+            return None
+        x, y = self.interval(c.args[0]), self.interval(c.args[1])
+        if x is None or y is None:
+            return None
+        if c.name == "add":
+            return x[0] + y[0], x[1] + y[1]
+        if c.name == "sub":
+            return x[0] - y[1], x[1] - y[0]
+        corners = [i * j for i in x for j in y]
+        return min(corners), max(corners)
+
+    # -- statements --------------------------------------------------------------------------------------------------
+
+    def block(self, statements: tuple[ir.Statement, ...]) -> None:
+        for s in statements:
+            self.statement(s)
+
+    def statement(self, s: ir.Statement) -> None:
+        b = self.b
+        if isinstance(s, ir.Assign):
+            b.set(self.slot(s.name), self.code(s.value))
+        elif isinstance(s, ir.Store):
+            value = self.code(s.value)
+            dtype = self.d.procedure.arrays[s.array].dtype
+            b.store(to_memory(b, value, dtype), self.address(s.array, s.indices, s.checks))
+        elif isinstance(s, ir.If):
+            self.branch(s)
+        elif isinstance(s, ir.Range):
+            self.range(s)
+        elif isinstance(s, ir.Parallel):
+            self.parallel(s)
+        elif isinstance(s, ir.While):
+            loop = _Loop(b.fresh("while"), b.fresh("out"))
+            body = b.fresh("body")
+            b.line(f"br label %{loop.again}")
+            b.label(loop.again)
+            b.line(f"br {self.code(s.condition)!r}, label %{body}, label %{loop.out}")
+            b.label(body)
+            self.inside(loop, s.body)
+            b.line(f"br label %{loop.again}")
+            b.label(loop.out)
+        else:
+            b.line(f"br label %{self.loops[-1].out if s.word == 'break' else self.loops[-1].again}")
+            b.label(b.fresh("unreached"))
+
+    def inside(self, loop: _Loop, body: tuple[ir.Statement, ...]) -> None:
+        self.loops.append(loop)
+        self.block(body)
+        self.loops.pop()
+
+    def branch(self, s: ir.If) -> None:
+        b = self.b
+        then, otherwise, done = b.fresh("then"), b.fresh("else"), b.fresh("done")
+        b.line(f"br {self.code(s.condition)!r}, label %{then}, label %{otherwise}")
+        for label, statements in ((then, s.then), (otherwise, s.otherwise)):
+            b.label(label)
+            self.block(statements)
+            b.line(f"br label %{done}")
+        b.label(done)
+
+    def range(self, s: ir.Range) -> None:
+        """The variable counts in a slot of its own, so that it stays within the range after the last turn."""
+        b = self.b
+        start, stop = self.code(s.start), self.code(s.stop)
+        counter = b.variable("i64")
+        b.set(counter, start)
+        head, body = b.fresh("head"), b.fresh("body")
+        loop = _Loop(b.fresh("next"), b.fresh("out"))
+        b.line(f"br label %{head}")
+        b.label(head)
+        i = b.get(counter, "i64")
+        inside = b.compare("slt" if s.step > 0 else "sgt", i, stop)
+        b.line(f"br {inside!r}, label %{body}, label %{loop.out}")
+        b.label(body)
+        b.set(self.slot(s.name), i)
+        low, high = self.interval(s.start), self.interval(s.stop)
+        before = self.ranges.get(s.name)
+        if low is not None and high is not None:
+            self.ranges[s.name] = (low[0], high[1] - 1) if s.step > 0 else (high[0] + 1, low[1])
+        self.inside(loop, s.body)
+        self.ranges.pop(s.name, None)
+        if before is not None:
+            self.ranges[s.name] = before
+        b.line(f"br label %{loop.again}")
+        b.label(loop.again)
+        b.set(counter, b.emit("i64", f"add i64 {b.get(counter, 'i64').text}, {s.step}"))
+        b.line(f"br label %{head}")
+        b.label(loop.out)
+
+    def parallel(self, s: ir.Parallel) -> None:
+        b = self.b
+        sizes = [b.intrinsic("llvm.smax", "i64", self.code(c), b.index(0)) for c in s.sizes]
+        total = sizes[0]
+        for size in sizes[1:]:
+            total = b.mul(total, size)
+        start, stop = b.share(total)
+        with b.loop(start, stop) as n:
+            rest = n
+            for name, size in reversed(list(zip(s.names[1:], sizes[1:], strict=True))):
+                b.set(self.slot(name), b.urem(rest, size))
+                rest = b.udiv(rest, size)
+            b.set(self.slot(s.names[0]), rest)
+            for name, c in zip(s.names, s.sizes, strict=True):
+                known = self.interval(c)
+                if known is not None:
+                    self.ranges[name] = (0, known[1] - 1)
+            after = b.fresh("after")
+            self.inside(_Loop(after, after), s.body)
+            b.line(f"br label %{after}")
+            b.label(after)
+            for name in s.names:
+                self.ranges.pop(name, None)
