@@ -99,10 +99,13 @@ def _plan(nest: Nest, widest: int) -> Plan:
     for stage in nest.stages:
         inner += [a for a in stage.axes if a not in inner]
     score: dict[Axis, float] = dict.fromkeys([*nest.axes, *inner], 0.0)
-    for load in _accesses(nest):
-        for atom, coefficient in load.terms:
+    turns = math.prod(a.size for a in inner)
+    for place in _accesses(nest):
+        # What does not vary in the inner loops is touched once a fold.
+        weight = 1 if not inner or any(a in inner for a, _ in place.terms) else 1 / max(1, turns)
+        for atom, coefficient in place.terms:
             if isinstance(atom, Axis) and coefficient == 1 and atom in score:
-                score[atom] += 1
+                score[atom] += weight
     folding = any(isinstance(s, Reduce) for s in nest.stages)
     along: Axis | None = None
     best = 0.0
