@@ -95,7 +95,7 @@ NUMBERS = [0.0, -0.0, 0.3, -0.7, 1.0, -1.0, 0.5, 2.5, -3.5, 7.25, -12.0, 88.0, -
 SPECIAL = [*NUMBERS, math.inf, -math.inf, math.nan]
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 NO_HALF = {"nextafter", "copysign"}  # missing on PyTorch's CPU; the sign of a NaN, which conversions lose
-# Firepot differs on purpose: sign keeps NaN, and of two zeros maximum takes +0 and minimum −0 (IEEE 754-2019).
+# Firepot differs on purpose: sign keeps NaN. Which of two zeros maximum and minimum take is not promised.
 ZERO_SIGN_FREE = {"sign", "maximum", "minimum", "fmax", "fmin"}
 
 

@@ -59,7 +59,7 @@ def _floating(b: Builder, name: str, args: Sequence[Value]) -> Value:
     if name == "reciprocal":
         return b.fdiv(one, x)
     if name in ("maximum", "minimum"):
-        return b.intrinsic(f"llvm.{name}", type, x, args[1])
+        return (math.maximum if name == "maximum" else math.minimum)(b, x, args[1])
     if name == "relu":  # this form is one instruction on x86, whose max returns its second operand for NaN
         return b.select(b.compare("ogt", zero, x), zero, x)
     if name in _ROUNDING:

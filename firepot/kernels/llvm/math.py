@@ -77,6 +77,26 @@ _LN2_HIGH = 0.693145751953125  # 16 bits of ln 2, so that its product with an ex
 _LN2_LOW = math.log(2) - _LN2_HIGH
 
 
+def larger(b: Builder, x: Value, y: Value) -> Value:
+    """max(x, y); y where either is NaN. One instruction on x86, unlike llvm.maximum."""
+    return b.select(b.compare("ogt", x, y), x, y)
+
+
+def smaller(b: Builder, x: Value, y: Value) -> Value:
+    """min(x, y); y where either is NaN."""
+    return b.select(b.compare("olt", x, y), x, y)
+
+
+def maximum(b: Builder, x: Value, y: Value) -> Value:
+    """max(x, y), NaN if either is."""
+    return b.select(b.compare("uno", y, y), y, larger(b, y, x))
+
+
+def minimum(b: Builder, x: Value, y: Value) -> Value:
+    """min(x, y), NaN if either is."""
+    return b.select(b.compare("uno", y, y), y, smaller(b, y, x))
+
+
 def _power_of_two(b: Builder, n: Value) -> Value:
     """2ⁿ for integers −126 ≤ n ≤ 127 held in float32."""
     integer = vector("i32", n.lanes)
@@ -93,7 +113,7 @@ def exp(b: Builder, x: Value) -> Value:
     def c(v: float) -> Value:
         return b.constant(v, type)
 
-    clamped = b.intrinsic("llvm.minimum", type, b.intrinsic("llvm.maximum", type, x, c(-105.0)), c(89.0))
+    clamped = smaller(b, c(89.0), larger(b, c(-105.0), x))
     n = b.intrinsic("llvm.rint", type, b.mul(clamped, c(1 / math.log(2))))
     r = b.fma(n, c(-_LN2_HIGH), clamped)
     r = b.fma(n, c(-_LN2_LOW), r)
@@ -151,7 +171,7 @@ def erf(b: Builder, x: Value) -> Value:
     size = b.intrinsic("llvm.fabs", type, x)
     square = b.mul(x, x)
     near = b.mul(x, polynomial(b, square, _ERF))
-    clamped = b.intrinsic("llvm.minimum", type, size, b.constant(4.2, type))
+    clamped = smaller(b, b.constant(4.2, type), size)
     far = b.sub(b.constant(1.0, type), exp(b, polynomial(b, clamped, _LOG_ERFC)))
     far = b.intrinsic("llvm.copysign", type, far, x)
     return b.select(b.compare("olt", size, b.constant(1.0, type)), near, far)
