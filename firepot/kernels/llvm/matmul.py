@@ -16,6 +16,7 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.kernel import Kernel
+from firepot.kernels.llvm import matmul_rows
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_element, memory_type, register_type
@@ -80,13 +81,15 @@ class _Plan:
 
 
 def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
-    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace last."""
+    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace, if any, last."""
+    work = d.batch * d.m * d.n * d.k
+    if matmul_rows.applies(d, processor):
+        return matmul_rows.lower(d, epilogue, processor, parallel=work >= _SERIAL)
     lanes = processor.vector_bytes // d.accumulate.size
     tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
     direct = d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
     plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct)
-    work = d.batch * d.m * d.n * d.k
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
     return Kernel(
         key=f"matmul {processor.vector_bytes} {d} {epilogue.key}",
