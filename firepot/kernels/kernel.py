@@ -29,6 +29,8 @@ class Kernel:
     scratch:    bytes of private memory a thread needs
     workspace:  bytes of memory shared by the threads, live only during the kernel
     parallel:   False: too small to share; thread 0 alone runs it
+    prepares:   the operand on which alone depends what the first phase does; that phase writes to the workspace only,
+                no other phase writes there, and so it need not run again while the operand's contents are the same
     aliases:    pairs (operand read, operand written) that may be the same memory
     flops, bytes: floating point operations and compulsory memory traffic, for `explain`
     """
@@ -39,6 +41,7 @@ class Kernel:
     label: str
     scratch: int = 0
     workspace: int = 0
+    prepares: int | None = None
     parallel: bool = True
     flops: int = 0
     bytes: int = 0
