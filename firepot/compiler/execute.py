@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 
+from firepot.compiler.lower import Step
 from firepot.compiler.program import Program
 from firepot.graph.primitives.elementwise import check_sites
 from firepot.runtime import pool
@@ -33,6 +34,7 @@ class Executor:
                 base_of_output[number] = runtime.FIRST + inputs + len(self._fresh)
                 self._fresh.append((number, max(storage.size * storage.dtype.size, 1)))
         steps = []
+        kept: dict[tuple[int, int, str, int], Buffer] = {}
         for t, step in enumerate(program.steps):
             operands = []
             for storage, offset in step.operands:
@@ -44,7 +46,7 @@ class Executor:
                 else:
                     operands.append(runtime.Operand(runtime.ARENA, where + offset))
             if t in program.prepared:
-                operands.append(runtime.Operand(Buffer.empty(step.kernel.workspace)))
+                operands.append(runtime.Operand(_kept(step, kept)))
             elif program.workspaces[t] >= 0:
                 operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
             guard = t == program.guard_step
@@ -114,6 +116,17 @@ class Executor:
     def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
         """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
         return Rehearsal(self, inputs, [size for _, size in self._fresh])
+
+
+def _kept(step: Step, kept: dict[tuple[int, int, str, int], Buffer]) -> Buffer:
+    """The workspace of a prepared step: one for all that put the same there, as they run one after another."""
+    assert step.kernel.prepares is not None
+    operand, what = step.kernel.prepares
+    storage, offset = step.operands[operand]
+    key = (storage.number, offset, what, step.kernel.workspace)
+    if key not in kept:
+        kept[key] = Buffer.empty(step.kernel.workspace)
+    return kept[key]
 
 
 class Rehearsal:

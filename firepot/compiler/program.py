@@ -202,7 +202,7 @@ def _prepared(
     found = {}
     for t, step in enumerate(steps):
         if step.kernel.prepares is not None:
-            number = step.operands[step.kernel.prepares][0].number
+            number = step.operands[step.kernel.prepares[0]][0].number
             if number in constant:
                 found[t] = constant[number]
     return found

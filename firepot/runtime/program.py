@@ -197,9 +197,11 @@ class Executable:
         for number, (step, phases) in enumerate(zip(self.steps, functions, strict=True)):
             first_slot = len(slots)
             slots.extend(self._slot(step, operand) for operand in step.operands)
-            for phase, function in enumerate(phases[1:] if leave_out and step.prepared else phases):
+            left = phases[1:] if leave_out and step.prepared else phases
+            for phase, function in enumerate(left):
                 flags = 0 if step.kernel.parallel else walker.SERIAL
-                if phase > 0 or not step.independent or step.guard:
+                apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
+                if (phase > 0 and not apart) or (phase == 0 and (not step.independent or step.guard)):
                     flags |= walker.JOIN
                 if phase == 0 and step.guard:
                     flags |= walker.GUARD

@@ -57,6 +57,42 @@ def test_result_is_that_without(kernel, dtype):
     assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("k", [70, 2100])  # in one block and in several
+def test_products(dtype, k):
+    random = np.random.default_rng(1)
+    w, b, x = (fp.tensor(random.standard_normal(s).astype(np.float32)).to(getattr(fp, dtype))
+               for s in ((90, k), (90,), (9, k)))  # fmt: skip
+    linear = fp.jit(lambda x: F.relu(F.linear(x, w, b)))
+    for scale in (1.0, 1.0, 3.0):
+        w.mul_(scale)
+        first, again = (linear(x).to(fp.float64).numpy() for _ in range(2))
+        a, c, d = (t.to(fp.float64).numpy() for t in (x, w, b))
+        bound = (2e-2 if dtype == "bfloat16" else 1e-5) * (np.abs(a) @ np.abs(c).T + 1)
+        assert np.all(np.abs(first - np.maximum(a @ c.T + d, 0)) <= bound)
+        assert np.array_equal(first, again)
+    assert prepared(linear) == 1
+
+
+def test_steps_of_a_sequence_share_what_they_keep():
+    fp.manual_seed(0)
+    net = nn.LSTM(64, 64, batch_first=True)
+    x = fp.randn(8, 6, 64)
+    infer = fp.jit(lambda x: net(x)[0])
+    with fp.no_grad():
+        for _ in range(2):
+            for p in net.parameters():
+                p.mul_(1.1)
+            found = [infer(x).numpy() for _ in range(2)]
+            assert np.array_equal(*found)
+            assert np.allclose(found[0], net(x)[0].numpy(), rtol=1e-4, atol=1e-5)
+    *_, traces = infer._traces.values()
+    executor = traces[-1].executor
+    steps = [s for s in executor.executable.steps if s.prepared]
+    assert len(steps) >= 6
+    assert len({s.operands[-1].base for s in steps}) <= 2  # of the input and of the state
+
+
 def test_arguments_are_no_constants():
     w = fp.randn(32, 16, 3, 3)
     by_argument = fp.jit(lambda x, w: F.conv2d(fp.relu(x), w, padding=1))
