@@ -142,7 +142,9 @@ def test_in_place_and_loading_are_seen():
         other[4].weight.add_(1.0)
         net.load_state_dict(other.state_dict())
         assert np.allclose(infer(x).numpy(), plain(other, x), rtol=1e-4, atol=1e-5)
-        fp.explain(infer, x)
+        shown = fp.explain(infer, x)
+        assert sum(k.prepared for k in shown.kernels) == 3
+        assert "* keeps what it makes of constant weights" in str(shown)
         net[1].weight.mul_(0.5)
         assert np.allclose(infer(x).numpy(), plain(net, x), rtol=1e-4, atol=1e-5)
 
