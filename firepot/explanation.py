@@ -167,7 +167,7 @@ class Explanation:
     def _row(self, k: KernelReport) -> tuple[str, ...]:
         origin = " ".join(t for t in (("∂ " if k.derivative else "") + k.module, k.line) if t.strip())
         return (
-            f"{k.number}{'*' if k.prepared else ''}", k.label if len(k.label) <= 44 else k.label[:43] + "…",
+            str(k.number), (k.label if len(k.label) <= 44 else k.label[:43] + "…") + (" *" if k.prepared else ""),
             f"{k.seconds / max(self.total_seconds, 1e-12):.1%}", _seconds(k.seconds),
             _amount(k.flops), _amount(k.flops / max(k.seconds, 1e-12)),
             _amount(k.bytes), _amount(k.bytes / max(k.seconds, 1e-12)),
