@@ -254,15 +254,21 @@ def _measured(
         floor = max(step.kernel.flops / peaks.flops * max(widest / 4, 1), step.kernel.bytes / peaks.bandwidth)
         kernels.append(
             KernelReport(
-                number=number, label=step.kernel.label, seconds=statistics.median(run[number] for run in single),
-                flops=step.kernel.flops, bytes=step.kernel.bytes, floor_seconds=floor, parallel=step.kernel.parallel,
-                operations=tuple(map(repr, step.nodes)), line=place.line, module=place.module, derivative=derivative,
+                number=number,
+                label=step.kernel.label,
+                seconds=statistics.median(run[number] for run in single),
+                flops=step.kernel.flops,
+                bytes=step.kernel.bytes,
+                floor_seconds=floor,
+                parallel=step.kernel.parallel,
+                operations=tuple(map(repr, step.nodes)),
+                line=place.line,
+                module=place.module,
+                derivative=derivative,
                 prepared=number in program.prepared,
             )
         )
-    return Explanation(
-        name, program, kernels, statistics.median(whole), peaks, pool.get_num_threads(), compilations
-    )
+    return Explanation(name, program, kernels, statistics.median(whole), peaks, pool.get_num_threads(), compilations)
 
 
 def _origin(step: Step, trace: Trace, capture: Capture) -> tuple[Place, bool]:
