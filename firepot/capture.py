@@ -463,7 +463,9 @@ def _finish(
     donations = {o: position[p] for p, o in rebound.items() if p in position}
     from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
 
-    trace.executor = compiled(placeholders, copies, donations, name, reason)
+    overwritten = set(donations.values())
+    constants = [i for i in range(len(arguments), len(leaves)) if i not in overwritten]
+    trace.executor = compiled(placeholders, copies, donations, name, reason, constants)
     return trace
 
 

@@ -52,6 +52,7 @@ class KernelReport:
     operations:    the graph's operations that it stores results of
     line, module:  where the first of those operations was written, and in which layer; empty where it is not known
     derivative:    whether it computes part of a derivative of what is written there
+    prepared:      whether it keeps what it makes of a constant input (packed weights); `seconds` is without making it
     """
 
     number: int
@@ -65,6 +66,7 @@ class KernelReport:
     line: str
     module: str
     derivative: bool
+    prepared: bool = False
 
     @property
     def reached(self) -> float:
@@ -165,7 +167,7 @@ class Explanation:
     def _row(self, k: KernelReport) -> tuple[str, ...]:
         origin = " ".join(t for t in (("∂ " if k.derivative else "") + k.module, k.line) if t.strip())
         return (
-            str(k.number), k.label if len(k.label) <= 44 else k.label[:43] + "…",
+            str(k.number), (k.label if len(k.label) <= 44 else k.label[:43] + "…") + (" *" if k.prepared else ""),
             f"{k.seconds / max(self.total_seconds, 1e-12):.1%}", _seconds(k.seconds),
             _amount(k.flops), _amount(k.flops / max(k.seconds, 1e-12)),
             _amount(k.bytes), _amount(k.bytes / max(k.seconds, 1e-12)),
@@ -182,6 +184,8 @@ class Explanation:
             "",
             self.table("time", most),
         ]
+        if any(k.prepared for k in self.kernels):
+            lines += ["", "* keeps what it makes of constant weights; that it was made already is assumed"]
         if self.compilations:
             lines += ["", "compiled:", *(f"  {c}" for c in self.compilations[-10:])]
         return "\n".join(lines)
@@ -250,14 +254,21 @@ def _measured(
         floor = max(step.kernel.flops / peaks.flops * max(widest / 4, 1), step.kernel.bytes / peaks.bandwidth)
         kernels.append(
             KernelReport(
-                number=number, label=step.kernel.label, seconds=statistics.median(run[number] for run in single),
-                flops=step.kernel.flops, bytes=step.kernel.bytes, floor_seconds=floor, parallel=step.kernel.parallel,
-                operations=tuple(map(repr, step.nodes)), line=place.line, module=place.module, derivative=derivative,
+                number=number,
+                label=step.kernel.label,
+                seconds=statistics.median(run[number] for run in single),
+                flops=step.kernel.flops,
+                bytes=step.kernel.bytes,
+                floor_seconds=floor,
+                parallel=step.kernel.parallel,
+                operations=tuple(map(repr, step.nodes)),
+                line=place.line,
+                module=place.module,
+                derivative=derivative,
+                prepared=number in program.prepared,
             )
         )
-    return Explanation(
-        name, program, kernels, statistics.median(whole), peaks, pool.get_num_threads(), compilations
-    )
+    return Explanation(name, program, kernels, statistics.median(whole), peaks, pool.get_num_threads(), compilations)
 
 
 def _origin(step: Step, trace: Trace, capture: Capture) -> tuple[Place, bool]:

@@ -267,6 +267,10 @@ def jit(function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), 
     attributes of other classes, what functions that it calls close over) cannot be seen: it is as it was at the
     capture. Python side effects (printing, counting) happen at captures only.
 
+    State that the function does not change is packed for products and convolutions once and again whenever its value
+    changes. The packed copies take memory while the program is kept: as much as the weights, four times that for
+    filters of 3×3 convolutions that are transformed.
+
     Args:
         pad: dimensions whose size varies, to be rounded up to a few sizes (see `fp.Pad`).
         max_traces: programs kept; beyond, the one not used for longest is dropped.

@@ -42,11 +42,12 @@ def evaluate(nodes: Sequence[Node]) -> None:
 
 
 def compiled(
-    inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int], name: str, reason: str
-) -> Executor:
+    inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int], name: str, reason: str,
+    constants: Sequence[int] = (),
+) -> Executor:  # fmt: skip
     """Compile a graph to native code (arguments as of `build`) and log it under `name` with the reason."""
     start = time.perf_counter()
-    program = build(inputs, outputs, donations)
+    program = build(inputs, outputs, donations, constants=constants)
     executor = Executor(program)
     program.compile_seconds = time.perf_counter() - start
     log.add(Compilation(name, reason, len(program.steps), program.arena, program.compile_seconds))

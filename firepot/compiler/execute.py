@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 
+from firepot.compiler.lower import Step
 from firepot.compiler.program import Program
 from firepot.graph.primitives.elementwise import check_sites
+from firepot.runtime import pool
 from firepot.runtime import program as runtime
 from firepot.runtime.buffer import Buffer
 
@@ -16,6 +19,7 @@ class Executor:
     """A program ready to be called.
 
     The output buffers are made anew at each call, except those that take over the memory of a donated input.
+    What kernels make of constant inputs alone is made again when one of those has another buffer or new contents.
     """
 
     def __init__(self, program: Program) -> None:
@@ -30,6 +34,7 @@ class Executor:
                 base_of_output[number] = runtime.FIRST + inputs + len(self._fresh)
                 self._fresh.append((number, max(storage.size * storage.dtype.size, 1)))
         steps = []
+        kept: dict[tuple[int, int, str, int], Buffer] = {}
         for t, step in enumerate(program.steps):
             operands = []
             for storage, offset in step.operands:
@@ -40,13 +45,18 @@ class Executor:
                     operands.append(runtime.Operand(base_of_output[where], offset))
                 else:
                     operands.append(runtime.Operand(runtime.ARENA, where + offset))
-            if program.workspaces[t] >= 0:
+            if t in program.prepared:
+                operands.append(runtime.Operand(_kept(step, kept)))
+            elif program.workspaces[t] >= 0:
                 operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
-            steps.append(runtime.Step(step.kernel, tuple(operands), guard=t == program.guard_step))
+            guard = t == program.guard_step
+            steps.append(runtime.Step(step.kernel, tuple(operands), guard, prepared=t in program.prepared))
         self.executable = runtime.Executable(
             steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated
         )
         self.donated = sorted(set(program.donated.values()))
+        self._constants = sorted(set(program.prepared.values()))
+        self._prepared_for: list[tuple[weakref.ref[Buffer], int]] | None = None
         self._only_fresh = len(self._fresh) == len(program.outputs)
 
     def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
@@ -59,11 +69,18 @@ class Executor:
         """
         if spent:
             fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in self._fresh]
+            for buffer in spent.values():
+                buffer.edition += 1
         else:
             fresh = [Buffer.empty(size) for _, size in self._fresh]
+        for i in self.donated:
+            inputs[i].edition += 1
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]
-        error = self.executable.run(addresses)
+        if self._constants:
+            error = self._run_prepared(inputs, addresses)
+        else:
+            error = self.executable.run(addresses)
         if error is not None:
             raise check_sites.error(error.site - 1, error.value)
         if self._only_fresh:
@@ -80,38 +97,68 @@ class Executor:
                 results.append(inputs[-1 - where])
         return results
 
+    def _run_prepared(self, inputs: Sequence[Buffer], addresses: Sequence[int]) -> runtime.Error | None:
+        """Run, with the preparation where the constant inputs are not those of the last one."""
+        with pool.lock:  # nobody else may prepare in between
+            known = self._prepared_for
+            if known is not None:
+                for i, (buffer, edition) in zip(self._constants, known, strict=True):
+                    if buffer() is not inputs[i] or inputs[i].edition != edition:
+                        break
+                else:
+                    return self.executable.run(addresses, prepared=True)
+            self._prepared_for = None  # until it has ended well
+            error = self.executable.run(addresses)
+            if error is None:
+                self._prepared_for = [(weakref.ref(inputs[i]), inputs[i].edition) for i in self._constants]
+            return error
+
     def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
         """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
-        return Rehearsal(self.executable, inputs, self.donated, [size for _, size in self._fresh])
+        return Rehearsal(self, inputs, [size for _, size in self._fresh])
+
+
+def _kept(step: Step, kept: dict[tuple[int, int, str, int], Buffer]) -> Buffer:
+    """The workspace of a prepared step: one for all that put the same there, as they run one after another."""
+    assert step.kernel.prepares is not None
+    operand, what = step.kernel.prepares
+    storage, offset = step.operands[operand]
+    key = (storage.number, offset, what, step.kernel.workspace)
+    if key not in kept:
+        kept[key] = Buffer.empty(step.kernel.workspace)
+    return kept[key]
 
 
 class Rehearsal:
-    """A program bound to inputs whose values it leaves alone."""
+    """A program bound to inputs whose values it leaves alone. The first `run` prepares, what follows does not."""
 
-    def __init__(
-        self, executable: runtime.Executable, inputs: Sequence[Buffer], donated: Sequence[int], fresh: Sequence[int]
-    ) -> None:
-        self._executable = executable
+    def __init__(self, executor: Executor, inputs: Sequence[Buffer], fresh: Sequence[int]) -> None:
+        self._executor = executor
+        self._executable = executor.executable
+        self._ready = False
         self._inputs = inputs
-        self._copies = {i: inputs[i].copy() for i in donated}
+        self._copies = {i: inputs[i].copy() for i in executor.donated}
         self._buffers = [self._copies.get(i, b) for i, b in enumerate(inputs)] + [Buffer.empty(size) for size in fresh]
 
     def run(self) -> None:
         """Raises: IndexError where a checked index was out of range."""
-        error = self._executable.run(self._addresses())
+        with pool.lock:
+            self._executor._prepared_for = None  # what is prepared is from these inputs
+            error = self._executable.run(self._addresses())
         if error is not None:
             raise check_sites.error(error.site - 1, error.value)
+        self._ready = True
 
     def time(self) -> float:
         """Seconds of one run."""
         addresses = self._addresses()
         start = time.perf_counter()
-        self._executable.run(addresses)
+        self._executable.run(addresses, self._ready)
         return time.perf_counter() - start
 
     def profile(self) -> list[float]:
         """Seconds of each step in one run, with a barrier after each."""
-        return self._executable.profile(self._addresses())
+        return self._executable.profile(self._addresses(), self._ready)
 
     def _addresses(self) -> list[int]:
         for i, copy in self._copies.items():

@@ -31,6 +31,7 @@ class Program:
     arena:     bytes of memory for intermediate values and workspaces
     places:    for each stored value by number: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
+    prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
     results:   the nodes that the program was made of
     """
 
@@ -42,6 +43,7 @@ class Program:
     input_count: int
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
+    prepared: dict[int, int] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
 
@@ -61,6 +63,10 @@ class Passes:
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     share_memory: bool = True  # values that do not live at the same time in the same place
+    # What a kernel makes of a constant input (packed or transformed weights) is kept in memory of its own from run to
+    # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
+    # times that where 3×3 filters are transformed.
+    prepare: bool = True
 
 
 ALL_PASSES = Passes()
@@ -71,6 +77,7 @@ def build(
     outputs: Sequence[Node],
     donations: dict[int, int] | None = None,
     passes: Passes = ALL_PASSES,
+    constants: Sequence[int] = (),
 ) -> Program:
     """Compile the graph of `outputs` over the placeholders `inputs`.
 
@@ -78,6 +85,7 @@ def build(
         donations: output number -> input number. The input's value is not needed after the program, so the output
             may be written over it where every read comes first.
         passes: the optimisations to make.
+        constants: numbers of inputs that as a rule are the same from run to run.
     """
     start = time.perf_counter()
     order = topological(outputs, is_leaf)
@@ -101,7 +109,8 @@ def build(
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
-    program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory)
+    prepared = _prepared(steps, storage, inputs, constants) if passes.prepare else {}
+    program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared)
     program.results = tuple(outputs)
     program.compile_seconds = time.perf_counter() - start
     debug.show(program)
@@ -185,9 +194,23 @@ def _lower(
     return lowering.steps
 
 
+def _prepared(
+    steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], constants: Sequence[int]
+) -> dict[int, int]:
+    """The steps whose first phase depends on a constant input alone, by number, and that input."""
+    constant = {storage[inputs[i]].number: i for i in constants}
+    found = {}
+    for t, step in enumerate(steps):
+        if step.kernel.prepares is not None:
+            number = step.operands[step.kernel.prepares[0]][0].number
+            if number in constant:
+                found[t] = constant[number]
+    return found
+
+
 def _place(
     steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
-    donations: dict[int, int], share_memory: bool,
+    donations: dict[int, int], share_memory: bool, prepared: dict[int, int],
 ) -> Program:  # fmt: skip
     """Decide where each stored value lives."""
     by_number = {s.number: s for s in storage.values()}
@@ -212,7 +235,7 @@ def _place(
     donated, guard = _donate(steps, storage, inputs, outputs, donations, places, first, last)
     inner = [n for n in first if places[n][0] == "unused"]
     intervals = [Interval(by_number[n].size * by_number[n].dtype.size, first[n], last[n]) for n in inner]
-    with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace]
+    with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace and t not in prepared]
     intervals += [Interval(steps[t].kernel.workspace, t, t) for t in with_workspace]
     if not share_memory:
         intervals = [Interval(i.size, 0, len(steps)) for i in intervals]
@@ -222,7 +245,7 @@ def _place(
     workspaces = [-1] * len(steps)
     for t, offset in zip(with_workspace, offsets[len(inner) :], strict=True):
         workspaces[t] = offset
-    return Program(steps, total, places, workspaces, program_outputs, len(inputs), guard, donated)
+    return Program(steps, total, places, workspaces, program_outputs, len(inputs), guard, donated, prepared)
 
 
 def _donate(

@@ -29,6 +29,10 @@ class Kernel:
     scratch:    bytes of private memory a thread needs
     workspace:  bytes of memory shared by the threads, live only during the kernel
     parallel:   False: too small to share; thread 0 alone runs it
+    prepares:   (operand, what is made of it) where the first phase depends on that operand alone and writes to a part
+                of the workspace that no other phase writes: it need not run again while the operand's contents are
+                the same. Kernels with the same of both, and workspaces of one size, put the same there.
+    unordered:  the second phase needs nothing of the first: no barrier between them
     aliases:    pairs (operand read, operand written) that may be the same memory
     flops, bytes: floating point operations and compulsory memory traffic, for `explain`
     """
@@ -39,6 +43,8 @@ class Kernel:
     label: str
     scratch: int = 0
     workspace: int = 0
+    prepares: tuple[int, str] | None = None
+    unordered: bool = False
     parallel: bool = True
     flops: int = 0
     bytes: int = 0

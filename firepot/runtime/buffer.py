@@ -204,9 +204,10 @@ class Buffer:
     address: where they lie (a multiple of 64)
     nbytes:  how many
     device:  "cpu"
+    edition: counts how often a program has overwritten them since the buffer was made
     """
 
-    __slots__ = ("__weakref__", "_block", "_owner", "address", "device", "nbytes")
+    __slots__ = ("__weakref__", "_block", "_owner", "address", "device", "edition", "nbytes")
 
     address: int
     nbytes: int
@@ -216,6 +217,7 @@ class Buffer:
         self.address = address
         self.nbytes = nbytes
         self.device = "cpu"
+        self.edition = 0
         self._block = block
         self._owner = owner
 

@@ -44,6 +44,7 @@ class Step:
     """One kernel of a program.
 
     operands:    in the order of the kernel's description, the workspace last where there is one
+    prepared:    its workspace is kept from run to run, so that runs may leave out its first phase (`Kernel.prepares`)
     guard:       do not start if an earlier kernel recorded an error, and end the run: for kernels that
                  overwrite state in place
     independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier
@@ -54,6 +55,7 @@ class Step:
     operands: tuple[Operand, ...]
     guard: bool = False
     independent: bool = False
+    prepared: bool = False
 
 
 class Error(NamedTuple):
@@ -124,17 +126,19 @@ class Executable:
         self._constants = [
             operand.base for step in self.steps for operand in step.operands if isinstance(operand.base, Buffer)
         ]
-        self._record_steps: list[int] = []
-        self._memory = self._lay_out(functions)
-        self._program = self._memory.address
+        self._whole, self._whole_steps = self._lay_out(functions, leave_out=False)
+        self._short, self._short_steps = self._whole, self._whole_steps
+        if any(step.prepared for step in self.steps):
+            self._short, self._short_steps = self._lay_out(functions, leave_out=True)
         words = walker.CALL_BASES + FIRST + bases
         self._call_type: type[ctypes.Array[ctypes.c_int64]] = ctypes.c_int64 * words
         self._call_layout = struct.Struct(f"={words}q")
         self._native = pool.native()
 
-    def run(self, addresses: Sequence[int]) -> Error | None:
+    def run(self, addresses: Sequence[int], prepared: bool = False) -> Error | None:
         """Run the program on the given addresses. Returns what a kernel recorded as wrong, or None.
 
+        `prepared`: without the first phases of prepared steps, which an earlier run has done on the same values.
         Blocks until it has ended, without the interpreter lock; several Python threads take turns. Ctrl-C on the
         main thread ends a repeatable program after the running kernels; any other first ends by itself.
         Raises MemoryError where the arena cannot grow, and what the handler of an interrupt raises.
@@ -142,23 +146,27 @@ class Executable:
         call = self._call_block(addresses)
         interruptible = self.repeatable and threading.get_ident() == _main_thread
         run = self._native.run_interruptible if interruptible else self._native.run
+        program = (self._short if prepared else self._whole).address
         with pool.lock:
             site = walker.INTERRUPTED
             while site == walker.INTERRUPTED:  # Python has called the handler by now: it did not raise, so go on
                 call[walker.CALL_ERROR_SITE] = 0
                 threads = self._prepare(call)
-                site = run(threads.address, self._program, call, 0)
+                site = run(threads.address, program, call, 0)
         return Error(site, call[walker.CALL_ERROR_VALUE]) if site else None
 
-    def profile(self, addresses: Sequence[int]) -> list[float]:
+    def profile(self, addresses: Sequence[int], prepared: bool = False) -> list[float]:
         """Run the program and return the seconds that each step took. Steps after a stop took 0."""
         call = self._call_block(addresses)
-        times = (ctypes.c_int64 * (len(self._record_steps) + 1))()
+        program, record_steps = self._whole, self._whole_steps
+        if prepared:
+            program, record_steps = self._short, self._short_steps
+        times = (ctypes.c_int64 * (len(record_steps) + 1))()
         with pool.lock:
             threads = self._prepare(call)
-            self._native.run_timed(threads.address, self._program, call, ctypes.addressof(times))
+            self._native.run_timed(threads.address, program.address, call, ctypes.addressof(times))
         seconds = [0.0] * len(self.steps)
-        for number, step in enumerate(self._record_steps):
+        for number, step in enumerate(record_steps):
             if times[number + 1]:
                 seconds[step] += (times[number + 1] - times[number]) * 1e-9
         return seconds
@@ -178,21 +186,27 @@ class Executable:
             threads.reserve_scratch(self.scratch_bytes)
         return threads
 
-    def _lay_out(self, functions: list[tuple[int, ...]]) -> Buffer:
-        """The native program: header, records, slots, operand pointers (see `walker.py`)."""
+    def _lay_out(self, functions: list[tuple[int, ...]], leave_out: bool) -> tuple[Buffer, list[int]]:
+        """The native program: header, records, slots, operand pointers (see `walker.py`); each record's step.
+
+        `leave_out`: without the first phases of prepared steps.
+        """
+        record_steps: list[int] = []
         records: list[tuple[int, int, int]] = []  # function, first slot, flags
         slots: list[tuple[int, int]] = []
         for number, (step, phases) in enumerate(zip(self.steps, functions, strict=True)):
             first_slot = len(slots)
             slots.extend(self._slot(step, operand) for operand in step.operands)
-            for phase, function in enumerate(phases):
+            left = phases[1:] if leave_out and step.prepared else phases
+            for phase, function in enumerate(left):
                 flags = 0 if step.kernel.parallel else walker.SERIAL
-                if phase > 0 or not step.independent or step.guard:
+                apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
+                if (phase > 0 and not apart) or (phase == 0 and (not step.independent or step.guard)):
                     flags |= walker.JOIN
                 if phase == 0 and step.guard:
                     flags |= walker.GUARD
                 records.append((function, first_slot, flags))
-                self._record_steps.append(number)
+                record_steps.append(number)
 
         records_at = 64
         slots_at = records_at + len(records) * walker.RECORD_BYTES
@@ -216,7 +230,7 @@ class Executable:
         for number, slot in enumerate(slots):
             struct.pack_into("=qq", native, slots_at + number * walker.SLOT_BYTES, *slot)
         ctypes.memmove(address, bytes(native), len(native))
-        return memory
+        return memory, record_steps
 
     def _slot(self, step: Step, operand: Operand) -> tuple[int, int]:
         base = operand.base

@@ -54,6 +54,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         + (f" + {following.label}" if following else ""),
         workspace=plan.workspace_bytes,
         scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
+        prepares=(1, f"filter of {plan}") if isinstance(plan, (Direct, Winograd)) and plan.weights_alone else None,
         parallel=c.products >= _SERIAL,
         flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,

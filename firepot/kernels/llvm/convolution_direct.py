@@ -108,6 +108,11 @@ class Direct:
         return round_up(self.tile.rows * self.tile.columns * self.c.accumulate.size)
 
     @property
+    def weights_alone(self) -> bool:
+        """Whether nothing but packed weights (and zeros) is in the workspace."""
+        return not self.source.copied
+
+    @property
     def phases(self) -> tuple[str, ...]:
         return ("prepare", "multiply")
 

@@ -189,6 +189,11 @@ class Winograd:
         return ("transform", "multiply") if self.fused else ("transform", "transform_source", "multiply")
 
     @property
+    def weights_alone(self) -> bool:
+        """Whether nothing but transformed weights (and zeros) is in the workspace."""
+        return self.fused
+
+    @property
     def panels(self) -> int:
         return math.ceil(self.c.result_channels / self.tile.columns)
 

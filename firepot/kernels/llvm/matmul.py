@@ -16,6 +16,7 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.kernel import Kernel
+from firepot.kernels.llvm import matmul_rows
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_element, memory_type, register_type
@@ -80,21 +81,29 @@ class _Plan:
 
 
 def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
-    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace last."""
+    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace, if any, last."""
+    work = d.batch * d.m * d.n * d.k
+    if matmul_rows.applies(d, processor):
+        return matmul_rows.lower(d, epilogue, processor, parallel=work >= _SERIAL)
     lanes = processor.vector_bytes // d.accumulate.size
     tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
     direct = d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
     plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct)
-    work = d.batch * d.m * d.n * d.k
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
+    size = plan.x_bytes + plan.y_bytes + plan.partial_bytes
+    columns = f"columns of {d} in {tile} after {plan.x_bytes}"
+    packing = ("pack_rows",) if direct else ("pack_columns", "pack_rows")
     return Kernel(
         key=f"matmul {processor.vector_bytes} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
-        phases=("pack", *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
+        phases=(*packing, *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
         scratch=tile.rows * tile.columns * d.accumulate.size if epilogue.large else 0,
-        workspace=plan.x_bytes + plan.y_bytes + plan.partial_bytes,
+        workspace=size,
+        # Kept copies of y are to be most of what is kept.
+        prepares=(1, columns) if 2 * plan.y_bytes >= size else None,
+        unordered=not direct,
         parallel=work >= _SERIAL,
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
@@ -105,10 +114,11 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
 
 def _generate(plan: _Plan, epilogue: Epilogue) -> str:
     module = Module("matmul", workspace_operand=2 + epilogue.operands)
-    with module.kernel("pack") as b:
-        _pack_rows(b, plan)
-        if not plan.direct_y:
+    if not plan.direct_y:
+        with module.kernel("pack_columns") as b:
             _pack_columns(b, plan)
+    with module.kernel("pack_rows") as b:
+        _pack_rows(b, plan)
     if plan.k_blocks == 1:
         with module.kernel("multiply0") as b:
             _multiply(b, plan, epilogue, b.index(0), plan.d.k, first=True, last=True)

@@ -1,0 +1,139 @@
+"""Products with few rows: dot products along k, both operands read where they lie.
+
+Such a product reads each number of y for few multiply-adds, so that packing y would cost more than the product. Where
+k is contiguous in both operands (x @ W.T with W row-major: a linear layer on one sample), a task takes as many columns
+as a vector has lanes. Each column has a vector accumulator for each row; at the end their transpose is summed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from firepot.graph.dtypes import DType
+from firepot.kernels.kernel import Kernel
+from firepot.kernels.llvm.builder import Builder, Module, Value, vector
+from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
+from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.tile import lane_mask, transpose
+
+if TYPE_CHECKING:
+    from firepot.kernels.llvm.matmul import Matmul
+
+_ROWS = 4  # more make packing y worth its while
+
+
+def applies(d: Matmul, processor: Any) -> bool:
+    """Whether the product is one for these kernels."""
+    lanes = processor.vector_bytes // d.accumulate.size
+    uses = d.m if d.y_strides[0] else d.m * d.batch  # how often each number of y is wanted
+    return uses <= _ROWS and d.x_strides[2] == d.y_strides[1] == 1 and d.k >= lanes > 1
+
+
+def lower(d: Matmul, epilogue: Epilogue, processor: Any, parallel: bool) -> Kernel:
+    """The kernel of a product that `applies` accepts. Operands: x, y, then those of the epilogue."""
+    lanes = processor.vector_bytes // d.accumulate.size
+    following = epilogue if isinstance(epilogue, NestEpilogue) else None
+    work = d.batch * d.m * d.n * d.k
+    x_batches, y_batches = (d.batch if strides[0] else 1 for strides in (d.x_strides, d.y_strides))
+    return Kernel(
+        key=f"matmul rows {processor.vector_bytes} {processor.vector_registers} {d} {epilogue.key}",
+        generate=lambda: _generate(d, epilogue, lanes, processor.vector_registers),
+        phases=("multiply",),
+        label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
+        scratch=d.m * lanes * d.accumulate.size if epilogue.large else 0,
+        parallel=parallel,
+        flops=2 * work + (following.flops if following else 0),
+        bytes=d.dtype.size * (x_batches * d.m * d.k + y_batches * d.k * d.n)
+        + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
+        aliases=following.aliases if following else frozenset(),
+    )
+
+
+def _generate(d: Matmul, epilogue: Epilogue, lanes: int, registers: int) -> str:
+    module = Module("matmul_rows", workspace_operand=2 + epilogue.operands)
+    with module.kernel("multiply") as b:
+        blocks = math.ceil(d.n / lanes)
+        start, stop = b.share(d.batch * blocks)
+        with b.loop(start, stop, unroll=1) as task:
+            batch, column = b.udiv(task, blocks), b.mul(b.urem(task, blocks), lanes)
+            results = _block(b, d, lanes, registers, batch, column)
+            mask = lane_mask(b, column, d.n, lanes)
+            if epilogue.large:
+                _finish_in_loop(b, d, epilogue, results, batch, column, mask)
+            else:
+                for row, value in enumerate(results):
+                    epilogue.emit(b, (batch, row, column), value, mask)
+    return str(module)
+
+
+def _finish_in_loop(
+    b: Builder, d: Matmul, epilogue: Epilogue, results: list[Value], batch: Value, column: Value, mask: Value | None
+) -> None:
+    """By way of the scratch memory, so that a long epilogue stands in the code once instead of once a row."""
+    element, lanes = register_type(d.accumulate), results[0].lanes
+    scratch = b.arg("scratch")
+    for row, value in enumerate(results):
+        b.store(value, b.element(scratch, element, row * lanes))
+    with b.loop(0, d.m, unroll=1) as m:
+        value = b.load(b.element(scratch, element, b.mul(m, lanes)), results[0].type)
+        epilogue.emit(b, (batch, m, column), value, mask)
+
+
+def _block(b: Builder, d: Matmul, lanes: int, registers: int, batch: Value, column: Value) -> list[Value]:
+    """For each row, a vector of the `lanes` results from `column` on. Lanes beyond n are unspecified."""
+    width = min(lanes, d.n)
+    group = min(width, max(1, registers // 2 // d.m))  # columns whose accumulators stay in registers together
+    type = vector(register_type(d.accumulate), lanes)
+    zero = b.constant(0, type)
+    x = [
+        _place(b, b.operand(0), d.dtype, b.add(b.mul(batch, d.x_strides[0]), row * d.x_strides[1]))
+        for row in range(d.m)
+    ]  # fmt: skip
+    sums: list[list[Value]] = [[] for _ in range(d.m)]
+    whole = d.k // lanes * lanes
+    for first in range(0, width, group):
+        count = min(group, width - first)
+        y = []
+        for i in range(first, first + count):
+            inside = b.intrinsic("llvm.umin", "i64", b.add(column, i), b.index(d.n - 1))
+            origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(inside, d.y_strides[2]))
+            y.append(_place(b, b.operand(1), d.dtype, origin))
+        slots = [[b.variable(type) for _ in y] for _ in x]
+        for row in slots:
+            for slot in row:
+                b.set(slot, zero)
+        with b.loop(0, whole, lanes) as k:
+            _step(b, d, lanes, x, y, slots, k, None)
+        if whole < d.k:
+            _step(b, d, lanes, x, y, slots, b.index(whole), b.tail_mask(b.index(d.k - whole), lanes))
+        for found, row in zip(sums, slots, strict=True):
+            found.extend(b.get(slot, type) for slot in row)
+    return [_total(b, transpose(b, found + [zero] * (lanes - width))) for found in sums]
+
+
+def _step(
+    b: Builder, d: Matmul, lanes: int, x: list[Value], y: list[Value], slots: list[list[Value]], k: Value,
+    mask: Value | None,
+) -> None:  # fmt: skip
+    """Add the products of `lanes` numbers along k."""
+    numbers = [load_element(b, _place(b, place, d.dtype, k), d.dtype, lanes, mask) for place in x]
+    for c, place in enumerate(y):
+        weights = load_element(b, _place(b, place, d.dtype, k), d.dtype, lanes, mask)
+        for value, row in zip(numbers, slots, strict=True):
+            before = b.get(row[c], weights.type)
+            if d.accumulate.kind == "f":
+                b.set(row[c], b.fma(value, weights, before))
+            else:
+                b.set(row[c], b.add(b.mul(value, weights), before))
+
+
+def _place(b: Builder, pointer: Value, dtype: DType, index: Value) -> Value:
+    return b.element(pointer, memory_type(dtype), index)
+
+
+def _total(b: Builder, values: list[Value]) -> Value:
+    """The sum, pair by pair."""
+    while len(values) > 1:
+        values = [b.add(values[i], values[i + 1]) for i in range(0, len(values), 2)]
+    return values[0]
