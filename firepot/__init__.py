@@ -67,6 +67,7 @@ from firepot.tensor import set_default_dtype as set_default_dtype
 from firepot.tensor import set_grad_enabled as set_grad_enabled
 
 if _CHECKING:
+    from firepot import array_api as array_api
     from firepot import debug as debug
     from firepot.explanation import Explanation as Explanation
     from firepot.explanation import explain as explain
@@ -75,6 +76,7 @@ __version__ = "0.1.0"
 
 # Loaded when first asked for: they bring the compiler, which makes up much of what an import would take.
 _LATER = {
+    "array_api": ("firepot.array_api", None),
     "debug": ("firepot.debug", None),
     "explain": ("firepot.explanation", "explain"),
     "Explanation": ("firepot.explanation", "Explanation"),

@@ -7,6 +7,7 @@ Values are computed when somebody looks.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import sys
 import threading
@@ -422,6 +423,23 @@ class Tensor:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
+        """The module of functions that the Python array API standard asks for: `firepot.array_api`.
+
+        Raises ValueError for a revision of the standard that it does not follow.
+        """
+        if api_version not in (None, "2021.12", "2022.12", "2023.12", "2024.12"):
+            raise ValueError(f"__array_namespace__: there is no {api_version!r} here; it follows 2024.12")
+        # By name: the namespace stands above the operators, which stand above this module.
+        return importlib.import_module("firepot.array_api")
+
+    def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
+        """This tensor on a device, which is the CPU. Raises RuntimeError for others."""
+        if stream is not None:
+            raise ValueError("to_device: the CPU has no streams")
+        Device(device)
+        return self
 
     # -- differentiation ---------------------------------------------------------------------------------------------
 
