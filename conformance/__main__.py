@@ -3,6 +3,7 @@
     python -m conformance                     # everything that has no result yet
     python -m conformance --fresh             # everything
     python -m conformance --only linalg.qr    # some entries, with every reason shown
+    python -m conformance random --seconds 60 --seed 0    # random programs
 
 Each entry runs in a worker process with a time limit, so that a crash or an endless loop names its entry. Results are
 kept in build/conformance/results.jsonl; a run that was stopped goes on where it was.
@@ -21,7 +22,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from conformance import modules, operators, optimizers, report
+from conformance import modules, operators, optimizers, random, report
 
 SUITES = {"operator": operators, "module": modules, "optimizer": optimizers}
 _LIFE = 40  # entries that a worker checks before a fresh one takes its place
@@ -135,4 +136,6 @@ def main() -> None:
     print(report.summary(results))
 
 
+if sys.argv[1:2] == ["random"]:
+    sys.exit(random.main(sys.argv[2:]))
 main()

@@ -69,8 +69,9 @@ def tensor(data: Any, *, dtype: DType | None = None, requires_grad: bool = False
     """
     if isinstance(data, Tensor):
         data = data.detach()
-    if isinstance(data, (bool, int, float)):
-        return _finish(_number(data, dtype or number_dtype(data)), requires_grad, placement)
+    if isinstance(data, (bool, int, float)):  # a NumPy float64 is a float too, and keeps its dtype as arrays do
+        known = dtypes.float64 if isinstance(data, np.float64) else number_dtype(data)
+        return _finish(_number(data, dtype or known), requires_grad, placement)
     return _finish(node_of(data, dtype), requires_grad, placement)
 
 

@@ -109,3 +109,11 @@ def test_programs_serve_every_number():
 def test_errors(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, np.int32, np.bool_])
+def test_numpy_scalar_keeps_its_dtype(kind):
+    ours, theirs = fp.tensor(kind(1.5)), torch.tensor(kind(1.5))
+    assert f"torch.{ours.dtype.name}" == str(theirs.dtype)
+    assert ours.item() == theirs.item()
+    assert fp.tensor(kind(1.5), dtype=fp.float32).dtype is fp.float32
