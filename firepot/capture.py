@@ -91,6 +91,8 @@ class Capture:
         self.announced: list[Condition] = []
         self.watched: list[Condition] = []
         self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self.gradients: dict[int, _Gradient] = {}  # tensors that were read as the gradient of another
+        self._seen: list[Tensor] = []  # those tensors, so that no other gets the number of one
         self.undoing: list[Callable[[], object]] = []
         self.effects: list[Callable[[], object]] = []
         self._written: set[Hashable] = set()
@@ -123,10 +125,11 @@ class Capture:
         self.captured[id(tensor)] = _Captured(tensor, value, placeholder, node)
         tensor._value = node
         kind = (value.shape, value.dtype, value.requires_grad)
+        place = self.gradients.get(id(tensor), tensor)
 
         def kind_of() -> Hashable:
-            now = tensor._value
-            return (now.shape, now.dtype, now.requires_grad)
+            now = place._value
+            return None if now is None else (now.shape, now.dtype, now.requires_grad)
 
         self.announced.append(Condition(kind_of, kind, f"a tensor that is read, {value.dtype.name}{list(value.shape)},"))
 
@@ -151,6 +154,14 @@ class Capture:
 
         shape = f"{tensor.dtype.name}{list(tensor.shape)}"
         self.depend(has_grad, f"whether a tensor {shape} has a gradient", announced=True)
+        grad = tensor._grad
+        if grad is not None and id(grad) not in self.own and id(grad) not in self.captured:
+            self.gradients.setdefault(id(grad), _Gradient(tensor))
+            self._seen.append(grad)
+
+    def place(self, tensor: Tensor) -> Tensor | _Gradient:
+        """Where a later run finds what this tensor is to the captured function."""
+        return self.gradients.get(id(tensor), tensor)
 
     def grad_written(self, tensor: Tensor) -> None:
         if id(tensor) not in self.grads and id(tensor) not in self.own:
@@ -251,7 +262,7 @@ class _Kind:
         node.buffer = buffer
         return wrap(node)
 
-    def update(self, tensor: Tensor, buffer: Any) -> None:
+    def update(self, tensor: Tensor | _Gradient, buffer: Any) -> None:
         """Give a tensor that exists this value; a leaf stays one."""
         old = tensor._value
         if old.owner is not None:
@@ -262,6 +273,28 @@ class _Kind:
                         self.requires_grad)  # fmt: skip
         node.buffer = buffer
         tensor._point(node)
+
+
+class _Gradient:
+    """The gradient that a tensor has at the time: backward() outside of the captured function makes another each time.
+    To the trace it is a tensor."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Tensor) -> None:
+        self.owner = owner
+
+    @property
+    def tensor(self) -> Tensor | None:
+        return self.owner._grad
+
+    @property
+    def _value(self) -> Any:
+        return None if self.owner._grad is None else self.owner._grad._value
+
+    def _point(self, node: Node) -> None:
+        assert self.owner._grad is not None, "a condition of the trace"
+        self.owner._grad._point(node)
 
 
 class Trace:
@@ -280,9 +313,9 @@ class Trace:
     template: Any
     results: list[_Kind]
     arguments: list[int]
-    state: list[Tensor]
-    updates: list[tuple[int, Tensor | int]]
-    grads: list[tuple[Tensor, Tensor | int | None]]
+    state: list[Tensor | _Gradient]
+    updates: list[tuple[int, Tensor | _Gradient | int]]
+    grads: list[tuple[Tensor, Tensor | _Gradient | int | None]]
     argument_grads: list[tuple[int, int]]
     kinds: dict[int, _Kind]
     origins: list[tuple[int, Node | None]]
@@ -353,7 +386,8 @@ class Trace:
                 tensor = arguments[target] if isinstance(target, int) else target
                 if tensor._value.buffer is not outputs[number]:  # else it was overwritten in place
                     self.kinds[number].update(tensor, outputs[number])
-            for tensor, grad in self.grads:
+            afterwards = [(t, g.tensor if isinstance(g, _Gradient) else g) for t, g in self.grads]
+            for tensor, grad in afterwards:
                 if isinstance(grad, int):
                     grad = self.kinds[grad].fresh(outputs[grad])
                 if (grad is None) != (tensor._grad is None):
@@ -432,7 +466,7 @@ def _finish(
     for c in capture.captured.values():
         if c.tensor._value is not c.leaf:
             rebound[c.placeholder] = number = further_output(c.tensor._value)
-            trace.updates.append((number, c.tensor))
+            trace.updates.append((number, capture.place(c.tensor)))
     for i, ((placeholder, node), proxy) in enumerate(zip(stand_ins, proxies, strict=True)):
         if proxy._value is not node:
             rebound[placeholder] = number = further_output(proxy._value)
@@ -441,13 +475,14 @@ def _finish(
     for tensor, _ in capture.grads.values():
         grad = tensor._grad
         made = grad is not None and id(grad) in capture.own
-        trace.grads.append((tensor, further_output(grad._value) if grad is not None and made else grad))
+        kept = None if grad is None else capture.place(grad)
+        trace.grads.append((tensor, further_output(grad._value) if grad is not None and made else kept))
     trace.argument_grads = [
         (i, further_output(proxy._grad._value)) for i, proxy in enumerate(proxies) if proxy._grad is not None
     ]
     _, leaves, order = simplify.structure(outputs)
     numbers = {p: i for i, (p, _) in enumerate(stand_ins)}
-    tensors = {c.placeholder: c.tensor for c in capture.captured.values()}
+    tensors = {c.placeholder: capture.place(c.tensor) for c in capture.captured.values()}
     arguments = [n for n in leaves if n in numbers]
     others = [n for n in leaves if n not in numbers]
     if any(n.buffer is None and n not in tensors for n in others):

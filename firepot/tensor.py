@@ -315,7 +315,10 @@ class Tensor:
             state.trace.grad_written(self)
         elif value is not None and value._value.buffer is None:
             _regraded.setdefault(id(self), (ref(self), self._grad))
-        if (value is None) != (self._grad is None):
+        before = self._grad
+        if (value is None) != (before is None) or (
+            value is not None and before is not None and value.requires_grad != before.requires_grad
+        ):
             state.announce()
         self._grad = value
 

@@ -470,3 +470,46 @@ def test_histories_do_not_end_silently_at_a_program() -> None:
         return fp.autograd.grad((x * x).sum(), x)[0]
 
     assert penalty(w * 3).tolist() == [12]
+
+
+def test_a_gradient_is_the_one_of_the_time_of_the_call() -> None:
+    p = nn.Parameter(fp.zeros(2))
+    opt = fp.optim.SGD([p], lr=1.0)
+    update = fp.jit(lambda: opt.step())
+    read = fp.jit(lambda: p.grad * 1)
+    halve = fp.jit(lambda: p.grad.mul_(0.5))
+
+    @fp.jit
+    def backward(scale: fp.Tensor) -> None:
+        opt.zero_grad()
+        (p * scale).sum().backward()
+
+    sums = 0.0
+    for step, scale in enumerate((1.0, 2.0, 4.0, 8.0)):
+        if step % 2:
+            backward(fp.tensor(scale))
+        else:
+            opt.zero_grad()
+            (p * scale).sum().backward()
+        assert read().tolist() == [scale, scale]
+        halve()
+        assert p.grad is not None and p.grad.tolist() == [scale / 2, scale / 2]
+        update()
+        sums += scale / 2
+        assert p.tolist() == [-sums, -sums]
+    assert (update.traces, read.traces, halve.traces, backward.traces) == (1, 1, 1, 1)
+
+
+def test_a_gradient_put_in_by_hand_is_added_to() -> None:
+    p = nn.Parameter(fp.zeros(2))
+    p.grad = fp.ones(2)
+
+    @fp.jit
+    def add(scale: fp.Tensor) -> None:
+        (p * scale).sum().backward()
+
+    for scale in (1.0, 2.0, 3.0):
+        p.grad = fp.full((2,), 10 * scale)
+        add(fp.tensor(scale))
+        assert p.grad.tolist() == [11 * scale, 11 * scale]
+    assert add.traces == 1
