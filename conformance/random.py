@@ -100,7 +100,10 @@ def draw(seed: int) -> Sample:
         if len(sample.lines) >= 1 + seed % 6:
             break
         x = r.choice(names[-2:])
-        form = r.choice(kinds).format(x=x, y=r.choice(names), d=r.choice([0, -1, 1]), e=r.choice([0, -1]))
+        form = r.choice(kinds)
+        if ".arg" in form and x[0] != "i":
+            continue  # which of two equal elements is found depends on the rounding of what computed them
+        form = form.format(x=x, y=r.choice(names), d=r.choice([0, -1, 1]), e=r.choice([0, -1]))
         line = f"v{len(sample.lines)} = {form}"
         trial = dataclasses.replace(sample, lines=[*sample.lines, line], order=order)
         try:
@@ -155,14 +158,16 @@ def difference(sample: Sample, way: str) -> str | None:
                 if wrong:
                     return f"{way}: {f'derivative {number}: ' if number else ''}{wrong}"
         except Exception as error:
+            if isinstance(error, IndexError) and "is out of range for a tensor with" in str(error):
+                return None  # of empty tensors, PyTorch's roll and cummax do not check the dimension; ours do
             return f"{way}: {type(error).__name__}: {str(error)[:300]}"
     return None
 
 
-def reduced(sample: Sample, way: str) -> Sample:
+def reduced(sample: Sample, way: str, seconds: float = 20) -> Sample:
     """The program with the lines, derivatives and elements left out that the difference does not need."""
-    changed = True
-    while changed:
+    changed, end = True, time.monotonic() + seconds
+    while changed and time.monotonic() < end:
         changed = False
         trials = [dataclasses.replace(sample, lines=sample.lines[:-1])] if len(sample.lines) > 1 else []
         trials += [dataclasses.replace(sample, lines=sample.lines[:k] + sample.lines[k + 1 :])
