@@ -29,6 +29,11 @@ from firepot.func import value_and_grad as value_and_grad
 from firepot.func import vjp as vjp
 from firepot.func import vmap as vmap
 from firepot.func import while_loop as while_loop
+from firepot.grad_mode import enable_grad as enable_grad
+from firepot.grad_mode import inference_mode as inference_mode
+from firepot.grad_mode import is_grad_enabled as is_grad_enabled
+from firepot.grad_mode import no_grad as no_grad
+from firepot.grad_mode import set_grad_enabled as set_grad_enabled
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
@@ -59,13 +64,8 @@ from firepot.serialization import save as save
 from firepot.tensor import Device as device
 from firepot.tensor import Tensor as Tensor
 from firepot.tensor import default_dtype as get_default_dtype
-from firepot.tensor import enable_grad as enable_grad
 from firepot.tensor import eval as eval
-from firepot.tensor import inference_mode as inference_mode
-from firepot.tensor import is_grad_enabled as is_grad_enabled
-from firepot.tensor import no_grad as no_grad
 from firepot.tensor import set_default_dtype as set_default_dtype
-from firepot.tensor import set_grad_enabled as set_grad_enabled
 
 if _CHECKING:
     from firepot import array_api as array_api

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from firepot.grad_mode import enable_grad, no_grad, set_grad_enabled
 from firepot.graph.node import Node, grad_mode
-from firepot.tensor import Tensor, backward, enable_grad, grad, no_grad, set_grad_enabled, wrap
+from firepot.tensor import Tensor, backward, grad, wrap
 from firepot.transforms.custom import customised
 
 __all__ = ["Function", "backward", "enable_grad", "grad", "no_grad", "set_grad_enabled"]

@@ -20,7 +20,8 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
 from firepot.graph.primitives.elementwise import BadIndex, add
 from firepot.runtime import pool
-from firepot.tensor import Same, Tensor, caller_site, compute, default_dtype, forget, state, wrap
+from firepot.tensor import Tensor, caller_site, compute, default_dtype, forget, wrap
+from firepot.tracing import Same, state
 
 if TYPE_CHECKING:
     from firepot.compiler.execute import Executor

@@ -23,7 +23,8 @@ from firepot.graph.node import Elementwise, Node, grad_mode, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives.reduce import reduce
 from firepot.runtime import engine
-from firepot.tensor import caller_site, compute, state
+from firepot.tensor import caller_site, compute
+from firepot.tracing import state
 
 __all__ = ["Statistics", "compilations", "detect_nan", "eager", "statistics"]
 

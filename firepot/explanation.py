@@ -23,7 +23,8 @@ from firepot.graph.node import Node
 from firepot.jit import Jitted
 from firepot.nn.module import Module
 from firepot.runtime import doctor, engine, pool
-from firepot.tensor import Tensor, state
+from firepot.tensor import Tensor
+from firepot.tracing import state
 
 _PACKAGE = str(Path(__file__).parent)
 _LEAST_RUNS, _MOST_RUNS = 3, 30

@@ -19,7 +19,8 @@ from firepot.compiler.statistics import Compilation, log
 from firepot.graph.node import grad_mode
 from firepot.padding import Pad, Padding
 from firepot.runtime import pool
-from firepot.tensor import Tensor, depend_on, state
+from firepot.tensor import Tensor
+from firepot.tracing import depend_on, state
 
 _WARN_AT = 16  # captures of one function
 _REMEMBERED = 1024  # keys of dropped traces, compilations

@@ -8,13 +8,10 @@ Values are computed when somebody looks.
 from __future__ import annotations
 
 import importlib
-import itertools
 import sys
-import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -23,71 +20,16 @@ from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data, detach, grad_mode, leaf, topological
 from firepot.graph.primitives import elementwise as ew
+from firepot.printing import text
 from firepot.runtime.buffer import Buffer
+from firepot.tracing import state, state_changed
 from firepot.transforms.differentiate import gradients
 
-__all__ = ["Device", "Tensor", "backward", "device", "enable_grad", "eval", "inference_mode", "is_grad_enabled",
-           "no_grad", "set_grad_enabled"]  # fmt: skip
+__all__ = ["Device", "Tensor", "backward", "device", "eval"]
 
 _PACKAGE = str(Path(__file__).parent)
 _MAXIMAL_DEPTH = 20_000  # pending operations one behind the other before they are computed unasked
 
-
-class Trace(Protocol):
-    """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded.
-
-    lasting: what is recorded is to be computed like anything else; it is no mere description of later runs
-    """
-
-    @property
-    def lasting(self) -> bool: ...
-    def read(self, tensor: Tensor) -> None: ...
-    def created(self, tensor: Tensor) -> None: ...
-    def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None: ...
-    def grad_read(self, tensor: Tensor) -> None: ...
-    def grad_written(self, tensor: Tensor) -> None: ...
-    def undo(self, action: Callable[[], object]) -> None: ...
-    def effect(self, keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None: ...
-    def wrote(self, key: Hashable) -> bool: ...
-    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None: ...
-    def differentiating(self, node: Node) -> None: ...
-    def refuse(self, what: str, value: Node | None = None) -> None: ...
-
-
-class Mapping(Protocol):
-    """A function that `fp.vmap` records once for many examples, as random numbers see it."""
-
-    size: int
-    randomness: str  # 'error', 'same' or 'different'
-    index: Node  # the number of the example, 0-d uint64
-
-
-class _State(threading.local):
-    """The handles' state: what is being captured or watched in this thread, and one number for the process.
-
-    eager: what to do with each operation's node at its call (`fp.debug` sets it); None: nothing, it waits.
-    gradient: what to do with each node and its complete gradient in a backward pass.
-    """
-
-    trace: Trace | None = None
-    transforms = 0  # how many functional transforms are running a function: jitted functions are part of it then
-    mappings: tuple[Mapping, ...] = ()  # the outermost first
-    eager: Callable[[Node], None] | None = None
-    gradient: Callable[[Node, Node], None] | None = None
-
-    @property
-    def epoch(self) -> int:
-        """Another number after every change of declared Python state."""
-        return _epoch[0]
-
-    def announce(self) -> None:
-        """Tell that declared state changed: captured functions look at their conditions again."""
-        _epoch[0] = next(_epochs)
-
-
-_epochs = itertools.count(1)
-_epoch = [0]
-state = _State()
 
 # Nodes without a value that a living Tensor stands for, each with the number of such tensors.
 _pending: dict[Node, int] = {}
@@ -409,7 +351,7 @@ class Tensor:
     def __repr__(self) -> str:
         if state.trace is not None:
             return f"Tensor({self.dtype.name}{list(self.shape)}, traced)"
-        return _text(self)
+        return text(self, _to_numpy(self, "print"), default_dtype())
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and self._value.size == 1 else str(self)
@@ -589,52 +531,6 @@ def _to_numpy(tensor: Tensor, what: str) -> np.ndarray[Any, Any]:
     return array
 
 
-def _number_format(array: np.ndarray[Any, Any]) -> Callable[[float], str]:
-    """How PyTorch writes the numbers of a tensor: whole, with four decimals, or with exponents where sizes differ."""
-    if array.size > 1000:  # what is shown decides, which is the edges
-        for axis, size in enumerate(array.shape):
-            if size > 6:
-                array = np.concatenate(
-                    [np.take(array, range(3), axis), np.take(array, range(size - 3, size), axis)], axis
-                )
-    numbers = np.abs(array[np.isfinite(array) & (array != 0)])
-    whole = bool(np.all(numbers == np.ceil(numbers)))
-    low, high = numbers.min(initial=np.inf), numbers.max(initial=0.0)
-    exponents = numbers.size and (high / low > 1000 or high > 1e8 or (not whole and low < 1e-4))
-    spec = ".4e" if exponents else ".0f" if whole else ".4f"
-    end = "." if whole and not exponents else ""
-    shown = array[np.isfinite(array) & (array != 0)]
-    width = max((len(format(v, spec) + end) for v in shown.ravel()), default=2 if end else 1)
-
-    def write(value: float) -> str:
-        return (format(value, spec) + (end if np.isfinite(value) else "")).rjust(width)
-
-    return write
-
-
-def _text(tensor: Tensor) -> str:
-    array = _to_numpy(tensor, "print")
-    options: dict[str, Any] = {
-        "separator": ", ", "prefix": "tensor(", "threshold": 1000, "edgeitems": 3, "max_line_width": 80,
-    }  # fmt: skip
-    if array.dtype.kind == "f":
-        options["formatter"] = {"float_kind": _number_format(array.astype(np.float64))}
-    body = np.array2string(array, **options).replace(", ...,", ",  ...,")
-    notes = []
-    if array.size == 0 and array.ndim != 1:
-        notes.append(f"size={tuple(tensor.shape)}")
-    if tensor.dtype not in (default_dtype(), dtypes.int64, dtypes.bool_) or (
-        array.size == 0 and tensor.dtype is dtypes.int64
-    ):
-        notes.append(f"dtype={tensor.dtype!r}")
-    if tensor.requires_grad:
-        if tensor.is_leaf:
-            notes.append("requires_grad=True")
-        else:
-            notes.append(f"grad_fn=<{tensor._value.primitive.name.title().replace('_', '')}Backward>")
-    return f"tensor({', '.join([body, *notes])})"
-
-
 # -- computing -------------------------------------------------------------------------------------------------------
 
 
@@ -724,76 +620,6 @@ def commit(tensors: Iterable[Tensor]) -> None:
     nodes = dict.fromkeys(t._value for t in tensors)
     nodes.update(dict.fromkeys(_pending))
     compute(nodes)
-
-
-# -- Python state that captured functions depend on ------------------------------------------------------------------
-
-
-def depend_on(read: Callable[[], Hashable], what: str = "Python state", announced: bool = False) -> None:
-    """Declare that the running code depends on what `read()` returns; a captured function is captured anew when
-    that changes. Costs nothing outside a capture.
-
-    Args:
-        what: names it to a person who asks why a function was captured anew.
-        announced: every change is told by `state_changed`, so that nobody need look before each call.
-    """
-    if state.trace is not None:
-        state.trace.depend(read, what, announced)
-
-
-def on_abandon(action: Callable[[], object]) -> None:
-    """What to do if the running capture comes to nothing: undo what was made outside of tensors."""
-    if state.trace is not None:
-        state.trace.undo(action)
-
-
-def depend_on_attributes(owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
-    """Declare that the running code depends on attributes of `owner`: `read()` gives each one's value or identity
-    (`Same`) by name. Their changes must be told by `state_changed`."""
-    if state.trace is not None:
-        state.trace.attributes(owner, read)
-
-
-def effect(keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None:
-    """Tell that the running code changed the declared states `keys`: a captured function repeats it by `redo` at
-    each call; `undo` puts things back if the capture comes to nothing."""
-    if state.trace is not None:
-        state.trace.effect(keys, redo, undo)
-
-
-def written_here(key: Hashable) -> bool:
-    """Whether the function being captured itself changed this declared state, so that it depends on it no more."""
-    return state.trace is not None and state.trace.wrote(key)
-
-
-class Same:
-    """An object by identity, as the value of a condition. Holding it keeps its identity from being used again."""
-
-    __slots__ = ("object",)
-
-    def __init__(self, object: object) -> None:
-        self.object = object
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.object is other.object
-
-    def __hash__(self) -> int:
-        return id(self.object)
-
-
-def state_changed() -> None:
-    """Tell that state declared by `depend_on` may have changed."""
-    state.announce()
-
-
-@contextmanager
-def outside_trace() -> Iterator[None]:
-    """Suspend a capture: what is made inside exists before the captured function starts, as lasting state."""
-    trace, state.trace = state.trace, None
-    try:
-        yield
-    finally:
-        state.trace = trace
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------
@@ -907,66 +733,3 @@ def _run_hooks(node: Node, g: Node) -> Node:
     return g
 
 
-class _GradSwitch:
-    """A context manager and decorator that sets grad mode."""
-
-    def __init__(self, mode: bool) -> None:
-        self._mode = mode
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(grad_mode.enabled)
-        grad_mode.enabled = self._mode
-
-    def __exit__(self, *exception: object) -> None:
-        grad_mode.enabled = self._before.pop()
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        import functools
-
-        mode = self._mode
-
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with _GradSwitch(mode):
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-def no_grad(function: Callable[..., Any] | None = None) -> Any:
-    """Record no history inside: `with fp.no_grad(): …` or as a decorator.
-
-    >>> w = fp.ones(2, requires_grad=True)
-    >>> with fp.no_grad():
-    ...     w.mul_(3.0)
-    ...     print((w * 2).requires_grad)
-    tensor([3., 3.], requires_grad=True)
-    False
-    """
-    return _GradSwitch(False) if function is None else _GradSwitch(False)(function)
-
-
-inference_mode = no_grad
-
-
-def enable_grad(function: Callable[..., Any] | None = None) -> Any:
-    """Record history inside a no_grad region."""
-    return _GradSwitch(True) if function is None else _GradSwitch(True)(function)
-
-
-class set_grad_enabled(_GradSwitch):
-    """Set grad mode, at once or for a `with` block."""
-
-    def __init__(self, mode: bool) -> None:
-        super().__init__(mode)
-        self._before.append(grad_mode.enabled)
-        grad_mode.enabled = mode
-
-    def __enter__(self) -> None:
-        pass
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations record history: False under no_grad."""
-    return grad_mode.enabled

@@ -8,12 +8,13 @@ from typing import Any
 
 from firepot.custom_kernel import translate
 from firepot.custom_kernel.source import Source
+from firepot.grad_mode import no_grad
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, detach
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives.procedure import run
 from firepot.kernels.procedure import Array, Procedure
-from firepot.tensor import Tensor, no_grad, node_of, wrap
+from firepot.tensor import Tensor, node_of, wrap
 from firepot.transforms.custom import customised
 
 Rule = str | Callable[..., Any]

@@ -86,7 +86,8 @@ def to_tensors(value: Any) -> Any:
         value = np.asarray(value)
         if value.dtype.kind not in _KINDS:
             return value.copy()
-        from firepot.tensor import node_of, outside_trace, wrap
+        from firepot.tensor import node_of, wrap
+        from firepot.tracing import outside_trace
 
         with outside_trace():
             return wrap(node_of(value))

@@ -9,7 +9,8 @@ from typing import Any
 
 from firepot import tree
 from firepot.graph.node import Node, detach, grad_mode, mark, topological, variable
-from firepot.tensor import Tensor, node_of, state, wrap
+from firepot.tensor import Tensor, node_of, wrap
+from firepot.tracing import state
 
 Argnums = int | tuple[int, ...]
 

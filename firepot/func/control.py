@@ -20,7 +20,8 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
 from firepot.jit import TraceError
 from firepot.ops.shape import select, stack
-from firepot.tensor import Tensor, caller_site, compute, node_of, state, wrap
+from firepot.tensor import Tensor, caller_site, compute, node_of, wrap
+from firepot.tracing import state
 
 
 def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *operands: Any) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 from firepot import tree
 from firepot.func._arguments import named, result_nodes
+from firepot.grad_mode import no_grad
 from firepot.graph.node import Node, detach
 from firepot.graph.primitives import elementwise as ew
-from firepot.tensor import Tensor, no_grad, wrap
+from firepot.tensor import Tensor, wrap
 from firepot.transforms.custom import customised
 
 

@@ -25,7 +25,8 @@ from firepot.func._arguments import (
 )  # fmt: skip
 from firepot.graph.node import Node, data, detach, grad_mode, mark, topological
 from firepot.graph.primitives import elementwise as ew
-from firepot.tensor import Tensor, compute, state, wrap
+from firepot.tensor import Tensor, compute, wrap
+from firepot.tracing import state
 from firepot.transforms.differentiate import gradients
 
 

@@ -15,7 +15,8 @@ from firepot.graph import dtypes
 from firepot.graph.node import Node, data, example
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.tensor import Tensor, Trace, _pending, caller_site, state, wrap
+from firepot.tensor import Tensor, _pending, caller_site, wrap
+from firepot.tracing import Trace, state
 from firepot.transforms.batch import Batch
 
 _RANDOMNESS = ("error", "different", "same")

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from firepot import ops
-from firepot.tensor import Tensor, no_grad
+from firepot.grad_mode import no_grad
+from firepot.tensor import Tensor
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:

@@ -7,20 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
+from firepot.grad_mode import no_grad
 from firepot.graph.dtypes import DType
 from firepot.graph.node import detach
-from firepot.tensor import (
-    Device,
-    Same,
-    Tensor,
-    depend_on,
-    depend_on_attributes,
-    effect,
-    no_grad,
-    state,
-    state_changed,
-    written_here,
-)
+from firepot.tensor import Device, Tensor
+from firepot.tracing import Same, depend_on, depend_on_attributes, effect, state, state_changed, written_here
 
 
 class Parameter(Tensor):

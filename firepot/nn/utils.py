@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 
 from firepot import ops
-from firepot.tensor import Tensor, no_grad
+from firepot.grad_mode import no_grad
+from firepot.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "vector_to_parameters"]
 

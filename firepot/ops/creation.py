@@ -16,7 +16,8 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
 from firepot.runtime.buffer import Buffer
-from firepot.tensor import Device, Tensor, default_dtype, node_of, state, wrap
+from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
+from firepot.tracing import state
 
 __all__ = [
     "arange", "as_tensor", "asarray", "broadcast_tensors", "clone", "empty", "empty_like", "empty_permuted",

@@ -18,7 +18,8 @@ from firepot.graph.primitives import gather, views
 from firepot.graph.primitives.reduce import reduce
 from firepot.ops.broadcast import Number, expand, floating
 from firepot.ops.creation import placed, shape_of
-from firepot.tensor import Tensor, caller_site, default_dtype, node_of, outside_trace, state, wrap
+from firepot.tensor import Tensor, caller_site, default_dtype, node_of, wrap
+from firepot.tracing import outside_trace, state
 
 __all__ = [
     "Generator", "bernoulli", "bernoulli_", "cauchy_", "default_generator", "dropout_mask", "exponential_", "geometric_",

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from firepot import ops
+from firepot.grad_mode import enable_grad, no_grad
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.optim.optimizer import Optimizer, check
-from firepot.tensor import Tensor, enable_grad, no_grad
+from firepot.tensor import Tensor
 from firepot.tensor import eval as compute_now
 
 _Point = tuple[float, float, Tensor, float]  # step, loss, gradient, slope along the direction

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any
 
 from firepot import ops
+from firepot.grad_mode import no_grad
 from firepot.graph import dtypes
 from firepot.graph.node import Node
-from firepot.tensor import Same, Tensor, commit, depend_on, no_grad, on_abandon, outside_trace, state, state_changed
+from firepot.tensor import Tensor, commit
+from firepot.tracing import Same, depend_on, on_abandon, outside_trace, state, state_changed
 
 
 class Group(dict[str, Any]):

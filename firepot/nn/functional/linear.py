@@ -6,9 +6,10 @@ from typing import Any
 
 from firepot import ops
 from firepot.autograd import Function
+from firepot.grad_mode import no_grad
 from firepot.graph import dtypes
 from firepot.ops import pdist as pdist
-from firepot.tensor import Tensor, no_grad
+from firepot.tensor import Tensor
 
 __all__ = [
     "bilinear", "cosine_similarity", "embedding", "embedding_bag", "linear", "normalize", "pairwise_distance", "pdist",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from firepot import ops
+from firepot.grad_mode import no_grad
 from firepot.graph import dtypes
 from firepot.graph.primitives.standardise import standardise
-from firepot.tensor import Tensor, no_grad, wrap
+from firepot.tensor import Tensor, wrap
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"]
 

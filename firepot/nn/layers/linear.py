@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.grad_mode import no_grad
 from firepot.graph.dtypes import DType
 from firepot.nn import functional as F
 from firepot.nn import init
 from firepot.nn.module import Module, Parameter
-from firepot.tensor import Tensor, no_grad
+from firepot.tensor import Tensor
 
 __all__ = [
     "AlphaDropout", "Bilinear", "CosineSimilarity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding",

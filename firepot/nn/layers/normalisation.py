@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from firepot import ops
+from firepot.grad_mode import no_grad
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.nn import functional as F
 from firepot.nn import init
 from firepot.nn.module import Module, Parameter
-from firepot.tensor import Tensor, no_grad
+from firepot.tensor import Tensor
 
 __all__ = [
     "BatchNorm1d",
