@@ -12,7 +12,6 @@ from firepot import tree as tree
 from firepot import vision as vision
 from firepot.autograd import Function as Function
 from firepot.capture import TraceError as TraceError
-from firepot.custom_kernel import kernel as kernel
 from firepot.func import checkpoint as checkpoint
 from firepot.func import cond as cond
 from firepot.func import custom_vjp as custom_vjp
@@ -70,6 +69,7 @@ from firepot.tensor import set_default_dtype as set_default_dtype
 if _CHECKING:
     from firepot import array_api as array_api
     from firepot import debug as debug
+    from firepot.custom_kernel import kernel as kernel
     from firepot.explanation import Explanation as Explanation
     from firepot.explanation import explain as explain
 
@@ -81,6 +81,7 @@ _LATER = {
     "debug": ("firepot.debug", None),
     "explain": ("firepot.explanation", "explain"),
     "Explanation": ("firepot.explanation", "Explanation"),
+    "kernel": ("firepot.custom_kernel", "kernel"),
 }
 
 
