@@ -56,6 +56,11 @@ class Sample:
         generator = np.random.default_rng(self.seed)
         return [generator.standard_normal(s).astype(self.dtype) for s in self.shapes]
 
+    @property
+    def last(self) -> str:
+        """The name of the result."""
+        return self.lines[-1].split(maxsplit=1)[0].split("[")[0]
+
     def function(self, library: Any) -> Callable[..., Any]:
         """The program over its inputs, with its derivatives where they are asked for."""
 
@@ -63,8 +68,7 @@ class Sample:
             names = {"T": library, **{f"i{k}": v for k, v in enumerate(inputs)}}
             for line in self.lines:
                 exec(line, names)
-            result = names[self.lines[-1].split(maxsplit=1)[0].split("[")[0]]
-            return [result]
+            return [names[self.last]]
 
         if not self.order:
             return run
@@ -82,9 +86,8 @@ class Sample:
         given = "\n".join(f"    i{k} = T.tensor({a.tolist()}, dtype=T.{self.dtype}).reshape({a.shape})"
                           for k, a in enumerate(self.arrays()))  # fmt: skip
         body = "\n".join("    " + line for line in self.lines)
-        last = self.lines[-1].split(maxsplit=1)[0].split("[")[0]
         note = f"  # and its derivatives to order {self.order} by i0" if self.order else ""
-        return f"import torch\nimport firepot as fp\n\nfor T in (torch, fp):\n{given}\n{body}\n    print({last}){note}"
+        return f"import torch\nimport firepot as fp\n\nfor T in (torch, fp):\n{given}\n{body}\n    print({self.last}){note}"
 
 
 def draw(seed: int) -> Sample:

@@ -731,5 +731,3 @@ def _run_hooks(node: Node, g: Node) -> Node:
     if state.gradient is not None:
         state.gradient(node, g)
     return g
-
-

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from firepot import ops
 from firepot.array_api.data_types import common
-from firepot.graph import dtypes
 from firepot.tensor import Tensor
 
 __all__ = [
@@ -84,10 +83,3 @@ def tile(x: Tensor, repetitions: tuple[int, ...], /) -> Tensor:
 
 def unstack(x: Tensor, /, *, axis: int = 0) -> tuple[Tensor, ...]:
     return ops.unbind(x, axis)
-
-
-def integer(what: str, x: Tensor) -> Tensor:
-    """x, checked to be of integers. Raises TypeError."""
-    if not x.dtype.is_integer:
-        raise TypeError(f"{what}: indices are integers, not {x.dtype.name}")
-    return x.to(dtypes.int64)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from firepot import ops
 from firepot.array_api.data_types import common
-from firepot.array_api.manipulation import integer
 from firepot.graph import dtypes
 from firepot.tensor import Tensor
 
@@ -67,13 +66,13 @@ def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
         if x.ndim != 1:
             raise ValueError(f"take: an array of {x.ndim} dimensions needs an axis")
         axis = 0
-    places = integer("take", indices)
+    places = _integers("take", indices)
     return ops.index_select(x, axis, ops.where(places < 0, places + x.shape[axis], places))
 
 
 def take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int = -1) -> Tensor:
     """result[…, i, …] = x[…, indices[…, i, …], …], the other dimensions broadcast."""
-    places = integer("take_along_axis", indices)
+    places = _integers("take_along_axis", indices)
     return ops.take_along_dim(x, ops.where(places < 0, places + x.shape[axis], places), axis)
 
 
@@ -125,3 +124,10 @@ def unique_inverse(x: Tensor, /) -> UniqueInverse:
 
 def unique_values(x: Tensor, /) -> Tensor:
     return unique_all(x).values
+
+
+def _integers(what: str, x: Tensor) -> Tensor:
+    """x, checked to be of integers. Raises TypeError."""
+    if not x.dtype.is_integer:
+        raise TypeError(f"{what}: indices are integers, not {x.dtype.name}")
+    return x.to(dtypes.int64)

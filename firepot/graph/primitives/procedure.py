@@ -10,9 +10,7 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Opaque, Shape, apply
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.kernels.procedure import Array, Procedure, batched
-
-_ALIGNMENT = 64
+from firepot.kernels.procedure import Array, Procedure, batched, room
 
 
 class Run(Opaque):
@@ -60,8 +58,7 @@ def _kept(procedure: Procedure, dtype: DType) -> list[Array]:
 
 def _room(a: Array) -> int:
     """Elements between this output's start and the next one's."""
-    size = math.prod(a.shape) * a.dtype.size
-    return -(-size // _ALIGNMENT) * _ALIGNMENT // a.dtype.size
+    return room(a) // a.dtype.size
 
 
 def split(node: Node) -> list[Node]:

@@ -144,8 +144,7 @@ def _plan(nest: Nest, widest: int) -> Plan:
         and 2 * lanes * unroll <= along.size <= _WIDEST_ROW
     )  # fmt: skip
     if streamed:  # short parts, for the accuracy of their sums
-        rows = math.prod(a.size for a in loops) // loops[0].size
-        chunks = min(_MOST_CHUNKS, loops[0].size, max(chunks, loops[0].size * rows // (4 * _BLOCK)))
+        chunks = min(_MOST_CHUNKS, loops[0].size, max(chunks, work // (4 * _BLOCK)))
     return Plan(nest, along, lanes, unroll, folding, outer, chunks, streamed)
 
 

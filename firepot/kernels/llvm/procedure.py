@@ -45,8 +45,7 @@ def placed(outputs: tuple[ir.Array, ...], kept: DType) -> tuple[list[int], int, 
     for a in outputs:
         own = a.dtype is kept
         offsets.append(ends[own])
-        size = math.prod(a.shape) * a.dtype.size
-        ends[own] += -(-size // _ALIGNMENT) * _ALIGNMENT
+        ends[own] += ir.room(a)
     return offsets, ends[True], ends[False]
 
 
