@@ -481,7 +481,7 @@ def _finish(
     trace.argument_grads = [
         (i, further_output(proxy._grad._value)) for i, proxy in enumerate(proxies) if proxy._grad is not None
     ]
-    _, leaves, order = simplify.structure(outputs)
+    key, leaves, order = simplify.structure(outputs)
     numbers = {p: i for i, (p, _) in enumerate(stand_ins)}
     tensors = {c.placeholder: capture.place(c.tensor) for c in capture.captured.values()}
     arguments = [n for n in leaves if n in numbers]
@@ -493,15 +493,15 @@ def _finish(
     trace.state = [tensors[n] if n in tensors else wrap(n) for n in others]
     leaves = arguments + others
     trace.origins = []
-    located = trace.origins if capture._locate is not None else None
-    placeholders, copies = simplify.simplify(order, leaves, outputs, origins=located)
     position = {n: i for i, n in enumerate(leaves)}
     donations = {o: position[p] for p, o in rebound.items() if p in position}
     from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
 
     overwritten = set(donations.values())
     constants = [i for i in range(len(arguments), len(leaves)) if i not in overwritten]
-    trace.executor = compiled(placeholders, copies, donations, name, reason, constants)
+    recorded = simplify.Recorded(key, leaves, order, outputs)
+    located = trace.origins if capture._locate is not None else None
+    trace.executor = compiled(recorded, donations, name, reason, constants, located)
     return trace
 
 
