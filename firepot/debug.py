@@ -203,9 +203,9 @@ def statistics() -> Statistics:
     """Counters of compilations and of what was found again."""
     native = engine.statistics()
     return Statistics(
-        programs=log.programs, kernels=log.kernels, programs_from_disk=log.planned, compile_seconds=log.seconds, programs_reused=log.reused,
-        programs_kept=driver.programs_kept(), native_compiled=native.compiled, native_from_disk=native.cache_hits,
-        native_reused=native.reused,
+        programs=log.programs, kernels=log.kernels, programs_from_disk=log.planned, compile_seconds=log.seconds,
+        programs_reused=log.reused, programs_kept=driver.programs_kept(), native_compiled=native.compiled,
+        native_from_disk=native.cache_hits, native_reused=native.reused,
     )  # fmt: skip
 
 
