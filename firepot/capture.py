@@ -17,7 +17,7 @@ from weakref import ref
 from firepot.compiler import simplify
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
+from firepot.graph.node import Node, collection_paused, data, data_primitive, grad_mode, leaf, severed, severed_primitive
 from firepot.graph.primitives.elementwise import BadIndex, add
 from firepot.runtime import pool
 from firepot.tensor import Tensor, caller_site, compute, default_dtype, forget, wrap
@@ -431,8 +431,10 @@ def record(
                 node.owner = ref(proxy)
             proxies.append(proxy)
         filled_args, filled_kwargs = fill(template, proxies)
-        result = function(*filled_args, **filled_kwargs)
-        trace = _finish(capture, result, stand_ins, proxies, getattr(function, "__name__", type(function).__name__), reason)
+        name = getattr(function, "__name__", type(function).__name__)
+        with collection_paused():
+            result = function(*filled_args, **filled_kwargs)
+            trace = _finish(capture, result, stand_ins, proxies, name, reason)
     except BaseException:
         capture.restore()
         capture.abandon()

@@ -50,10 +50,10 @@ def show(program: Program) -> None:
 def show_summary(compilation: Compilation, found: bool) -> None:
     """Print one line for a program that was compiled, or found on disk."""
     if LEVEL >= 1:
-        c = compilation
+        c, how = compilation, "found" if found else "compiled"
         print(
-            f"firepot: {'found' if found else 'compiled'} {c.name}, {c.kernels} kernels, arena {c.arena_bytes / 2**20:.1f} "
-            f"MiB, in {c.seconds * 1e3:.0f} ms: {c.reason}",
+            f"firepot: {how} {c.name}, {c.kernels} kernels, arena {c.arena_bytes / 2**20:.1f} MiB, "
+            f"in {c.seconds * 1e3:.0f} ms: {c.reason}",
             file=sys.stderr,
         )
 

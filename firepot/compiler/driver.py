@@ -12,7 +12,7 @@ from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
 from firepot.compiler.simplify import Recorded
 from firepot.compiler.statistics import Compilation, log
-from firepot.graph.node import Node
+from firepot.graph.node import Node, collection_paused
 from firepot.graph.primitives.elementwise import constant_primitive, is_leaf
 from firepot.runtime.buffer import Buffer
 
@@ -67,9 +67,10 @@ def compiled(
     executor = plan_cache.load(planned) if planned is not None else None
     log.planned += executor is not None
     if executor is None:
-        placeholders, copies = simplify.simplify(graph.order, graph.leaves, graph.outputs, origins=origins)
-        program = build(placeholders, copies, dict(settings["donations"]), constants=settings["constants"])
-        executor = Executor(program)
+        with collection_paused():
+            placeholders, copies = simplify.simplify(graph.order, graph.leaves, graph.outputs, origins=origins)
+            program = build(placeholders, copies, dict(settings["donations"]), constants=settings["constants"])
+            executor = Executor(program)
         if planned is not None:
             plan_cache.store(planned, executor)
         program.compile_seconds = time.perf_counter() - start

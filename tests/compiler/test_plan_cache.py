@@ -170,10 +170,11 @@ def test_whatever_the_program_depends_on_is_in_the_name(monkeypatch: pytest.Monk
     x = fp.tensor([[1.0, 2.0], [3.0, 4.0]])
     y = fp.tensor([[5.0, 2.0], [3.0, 4.0]])
     graphs = {
-        "sum": (x + y,), "product": (x * y,), "double": (x.double() + y.double(),), "row": (x[0] + y[0],), "twice": (x + x,),
-        "both": (x + y, x * y), "swapped": (x * y, x + y), "zero": (x + 0.25,), "other": (x + 0.5,), "minus": (x / -0.0,),
-        "plus": (x / 0.0,), "nan": (x + float("nan"),), "max": (x.amax(0),), "max of rows": (x.amax(1),), "min": (x.amin(0),),
-        "any": (x.bool().any(0),), "one": (x.long() + 1,), "float": (x.double() + 1,),
+        "sum": (x + y,), "product": (x * y,), "double": (x.double() + y.double(),), "row": (x[0] + y[0],),
+        "twice": (x + x,), "both": (x + y, x * y), "swapped": (x * y, x + y), "zero": (x + 0.25,), "other": (x + 0.5,),
+        "minus": (x / -0.0,), "plus": (x / 0.0,), "nan": (x + float("nan"),), "max": (x.amax(0),),
+        "max of rows": (x.amax(1),), "min": (x.amin(0),), "any": (x.bool().any(0),), "one": (x.long() + 1,),
+        "float": (x.double() + 1,),
     }  # fmt: skip
     names = [name(*outputs) for outputs in graphs.values()]
     names += [name(x + y, donations=((0, 0),)), name(x + y, donations=((0, 1),)), name(x + y, constants=(0,))]
@@ -183,6 +184,12 @@ def test_whatever_the_program_depends_on_is_in_the_name(monkeypatch: pytest.Monk
     assert name(x + y) == names[0]
     monkeypatch.setattr(plan_cache, "_compiler_key", lambda: b"another source")
     assert name(x + y) not in names
+
+
+def test_sources_that_changed_since_they_were_read_name_nothing_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.source_digest("graph/*.py") == engine.source_digest("graph/*.py")
+    monkeypatch.setattr(engine, "_READ_FROM", 0.0)
+    assert engine.source_digest("graph/*.py") != engine.source_digest("graph/*.py")
 
 
 def test_what_has_no_sure_form_has_no_name() -> None:
@@ -198,7 +205,8 @@ def test_what_has_no_sure_form_has_no_name() -> None:
 
 def test_primitives_have_names_of_their_own() -> None:
     found: dict[str, Primitive] = {}
-    for module in [graph, *(import_module(f"{primitives.__name__}.{m.name}") for m in pkgutil.iter_modules(primitives.__path__))]:
+    families = [f"{primitives.__name__}.{m.name}" for m in pkgutil.iter_modules(primitives.__path__)]
+    for module in [graph, *map(import_module, families)]:
         values: list[Any] = list(vars(module).values())
         values += [v for table in values if isinstance(table, dict) for v in table.values()]
         for p in values:
