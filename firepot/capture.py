@@ -17,7 +17,16 @@ from weakref import ref
 from firepot.compiler import simplify
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, collection_paused, data, data_primitive, grad_mode, leaf, severed, severed_primitive
+from firepot.graph.node import (
+    Node,
+    collection_paused,
+    data,
+    data_primitive,
+    grad_mode,
+    leaf,
+    severed,
+    severed_primitive,
+)
 from firepot.graph.primitives.elementwise import BadIndex, add
 from firepot.runtime import pool
 from firepot.tensor import Tensor, caller_site, compute, default_dtype, forget, wrap
