@@ -19,8 +19,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
-from firepot.kernels.llvm.nest import children
-from firepot.kernels.loops import Expr, Nest, Stage, Store
+from firepot.kernels.loops import Expr, Nest, Stage, Store, children
 
 # Costs in vector instructions, for the choice between recomputing and storing.
 _COSTLY = {
