@@ -70,3 +70,13 @@ def run(*arguments: str) -> dict[str, Any]:
         "passed": results.passed, "failed": results.failed, "skipped": results.skipped, "reasons": results.reasons,
         "skips": [],
     }}}  # fmt: skip
+
+
+def section(answer: dict[str, Any]) -> str:
+    """The page's text."""
+    (counts,) = answer["checks"].values()
+    text = (
+        f"{answer['entry']}: {counts['passed']} of {counts['passed'] + counts['failed']} test functions pass with "
+        f"`firepot.interoperability.einops` beside NumPy; {counts['skipped']} concern other frameworks and skip themselves."
+    )
+    return "\n".join([text, *(["", "### Failing", ""] if counts["failed"] else []), *(f"- {r}" for r in counts["reasons"])])

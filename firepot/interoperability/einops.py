@@ -29,7 +29,7 @@ from firepot.tensor import Tensor
 __all__ = ["Backend", "EinMix", "Rearrange", "Reduce"]
 
 
-class Backend(AbstractBackend):  # type: ignore[misc]
+class Backend(AbstractBackend):
     """Firepot as einops asks for it. einops finds it among the subclasses."""
 
     framework_name = "firepot"
@@ -93,7 +93,7 @@ class Backend(AbstractBackend):  # type: ignore[misc]
         return module
 
 
-class Rearrange(layers.RearrangeMixin, Module):  # type: ignore[misc]
+class Rearrange(layers.RearrangeMixin, Module):
     """einops.rearrange as a module.
 
     Args:
@@ -110,7 +110,7 @@ class Rearrange(layers.RearrangeMixin, Module):  # type: ignore[misc]
         return self._apply_recipe(input)
 
 
-class Reduce(layers.ReduceMixin, Module):  # type: ignore[misc]
+class Reduce(layers.ReduceMixin, Module):
     """einops.reduce as a module.
 
     Args:
@@ -128,7 +128,7 @@ class Reduce(layers.ReduceMixin, Module):  # type: ignore[misc]
         return self._apply_recipe(input)
 
 
-class EinMix(_EinmixMixin, Module):  # type: ignore[misc]
+class EinMix(_EinmixMixin, Module):
     """A linear layer over any axes, written as einops writes products: einops.layers.torch.EinMix.
 
     Args:
