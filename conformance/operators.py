@@ -11,7 +11,7 @@ import torch
 import firepot as fp
 from conformance.convert import Untranslatable, back, difference, flatten, value
 from conformance.provided import RANDOM, REASONS, SIGNS, TIES, function, name_of
-from conformance.transformed import Call, mapped
+from conformance.transformed import Call, captured, mapped
 
 VALUES = {
     "float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool,
@@ -419,8 +419,7 @@ def _transformed(entry: Any, ours: Any, kind: str, samples: int, tally: Tally) -
             if reason := _left_out(entry, sample):
                 raise Untranslatable(reason)
             call = Call(ours, value(_widened([sample.input, sample.args, sample.kwargs])))
-            ways = mapped(call, number, number == 0) if kind == "vmap" else [
-                ("jit", lambda: fp.jit(call)(*call.tensors), lambda: call(*call.tensors))]  # fmt: skip
+            ways = mapped(call, number, number == 0) if kind == "vmap" else captured(call)
         except Untranslatable as reason:
             tally.skip(str(reason))
             continue

@@ -47,7 +47,15 @@ class Call:
         return [fp.stack(list(column), out) for column in zip(*results, strict=True)]
 
 
-def mapped(call: Call, seed: int, nested: bool) -> list[tuple[str, Callable[[], Any], Callable[[], Any]]]:
+Way = tuple[str, Callable[[], list[fp.Tensor]], Callable[[], list[fp.Tensor]]]
+
+
+def captured(call: Call) -> list[Way]:
+    """(how, the captured call, the plain call)."""
+    return [("jit", lambda: fp.jit(call)(*call.tensors), lambda: call(*call.tensors))]
+
+
+def mapped(call: Call, seed: int, nested: bool) -> list[Way]:
     """(how, the mapped call, the loop) of the ways in which a call is mapped.
 
     All tensors over dimension 0; the first alone, in and out at dimensions that the seed draws; `nested`: two levels.
@@ -58,7 +66,7 @@ def mapped(call: Call, seed: int, nested: bool) -> list[tuple[str, Callable[[], 
     into = draw.randint(0, call.tensors[0].ndim)
     out = draw.randint(0, min((r.ndim for r in call(*call.tensors)), default=0))
     dims = (into, *[None] * (len(call.tensors) - 1))
-    ways: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
+    ways: list[Way] = [
         ("vmap", lambda: fp.vmap(call)(*_stacked(every)), lambda: call.each(every)),
         (
             f"vmap(in_dims={dims}, out_dims={out})",

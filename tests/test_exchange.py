@@ -157,9 +157,9 @@ def test_what_cannot_be_taken():
         fp.from_dlpack(np.ones(1), copy=False)
     with pytest.raises(RuntimeError, match="'cuda'"):
         fp.from_dlpack(np.ones(1), device="cuda")
-    with pytest.raises(TypeError, match="__dlpack__.*list"):
+    with pytest.raises(TypeError, match=r"__dlpack__.*list"):
         fp.from_dlpack([1])
-    with pytest.raises(BufferError, match="(?i)gradient|grad"):
+    with pytest.raises(BufferError, match=r"(?i)gradient|grad"):
         fp.from_dlpack(torch.ones(1, requires_grad=True))
     with pytest.raises(BufferError, match="dtype"):
         fp.from_dlpack(torch.ones(2).to(torch.float8_e4m3fn))

@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot import ops
 from firepot.graph.dtypes import DType
-from firepot.tensor import Device, Tensor
+from firepot.tensor import Tensor
 
 __all__ = [
     "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like", "linspace", "meshgrid",
