@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm.builder import Builder, Operand, Value, vector
+from firepot.kernels.llvm.dots import WORD, dot
 from firepot.kernels.llvm.expression import register_type
 
 
@@ -48,11 +49,16 @@ def choose_tile(rows: int, columns: int, lanes: int, registers: int, row_limit: 
 
 
 class Accumulators:
-    """The tile's accumulators, as variables that LLVM keeps in registers."""
+    """The tile's accumulators, as variables that LLVM keeps in registers.
 
-    def __init__(self, b: Builder, shape: TileShape, dtype: DType) -> None:
+    `numbers`: how many numbers along k each step takes: more than one come in words (dots.py).
+    """
+
+    def __init__(self, b: Builder, shape: TileShape, dtype: DType, numbers: int = 1) -> None:
         self.shape = shape
         self.dtype = dtype
+        self.numbers = numbers
+        self.operand = register_type(dtype) if numbers == 1 else WORD  # what a step multiplies
         self.type = vector(register_type(dtype), shape.lanes)
         self._slots = [[b.variable(self.type) for _ in range(shape.vectors)] for _ in range(shape.rows)]
 
@@ -74,7 +80,9 @@ class Accumulators:
             wide = b.splat(number(), self.shape.lanes)
             for v, value in enumerate(vectors):
                 before = self.get(b, r, v)
-                if self.dtype.kind == "f":
+                if self.numbers > 1:
+                    after = dot(b, wide, value, before)
+                elif self.dtype.kind == "f":
                     after = b.fma(wide, value, before)
                 else:
                     after = b.add(b.mul(wide, value), before)
