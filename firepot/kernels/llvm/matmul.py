@@ -21,7 +21,7 @@ from firepot.kernels.llvm import dots, matmul_rows, word_panels
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_element, memory_type, register_type
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
+from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
 
 _K_BLOCK = 1024
 _SERIAL = 1 << 15  # multiply-adds below which one thread does all
@@ -311,7 +311,7 @@ def _multiply(
                 y = b.element(y, element, tile.columns)
             y_step = tile.columns
             y = b.element(y, element, b.mul(k_first, y_step))
-        _begin(b, accumulators, begins)
+        accumulators.begin(b, begins)
         if not first:
             _restore(b, accumulators, own, k_first)
         masks = [
@@ -321,10 +321,9 @@ def _multiply(
         with b.loop(0, k_count, unroll=4) as k:
             row = b.element(y, element, b.mul(k, y_step))
             vectors = [
-                b.load(place, vector(element, tile.lanes)) if masks[v] is None
-                else load_element(b, place, d.accumulate, tile.lanes, masks[v])
-                for v in range(tile.vectors) for place in [b.element(row, element, v * tile.lanes)]
-            ]  # fmt: skip
+                load_lanes(b, b.element(row, element, v * tile.lanes), vector(element, tile.lanes), masks[v])
+                for v in range(tile.vectors)
+            ]
             numbers = b.element(x, element, b.mul(k, tile.rows))
             accumulators.step(
                 b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
@@ -336,18 +335,6 @@ def _multiply(
                 for v in range(tile.vectors):
                     place = b.element(own, type, r * tile.columns + v * tile.lanes)
                     b.store(accumulators.get(b, r, v), place)
-
-
-def _begin(b: Builder, accumulators: Accumulators, begins: Value | None) -> None:
-    """Zeros, or in each row what stands at `begins`."""
-    if begins is None:
-        accumulators.clear(b)
-        return
-    shape = accumulators.shape
-    for v in range(shape.vectors):
-        value = b.load(b.element(begins, accumulators.operand, v * shape.lanes), accumulators.type)
-        for r in range(shape.rows):
-            accumulators.set(b, r, v, value)
 
 
 def _restore(b: Builder, accumulators: Accumulators, own: Value, k_first: Value) -> None:

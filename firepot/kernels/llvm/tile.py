@@ -68,6 +68,16 @@ class Accumulators:
             for slot in row:
                 b.set(slot, zero)
 
+    def begin(self, b: Builder, row: Value | None) -> None:
+        """Set every row to the one at an address; to zero without any."""
+        if row is None:
+            self.clear(b)
+            return
+        for v in range(self.shape.vectors):
+            value = b.load(b.element(row, register_type(self.dtype), v * self.shape.lanes), self.type)
+            for r in range(self.shape.rows):
+                self.set(b, r, v, value)
+
     def get(self, b: Builder, row: int, vector: int) -> Value:
         return b.get(self._slots[row][vector], self.type)
 
@@ -94,6 +104,11 @@ def lane_mask(b: Builder, first: Operand, total: int, lanes: int) -> Value | Non
     if total % lanes == 0 or lanes == 1:
         return None
     return b.tail_mask(b.sub(b.index(total), b.index(first)), lanes)
+
+
+def load_lanes(b: Builder, place: Value, type: str, mask: Value | None) -> Value:
+    """A vector of memory; zero where the mask is off."""
+    return b.load(place, type) if mask is None else b.masked_load(place, type, mask)
 
 
 def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:

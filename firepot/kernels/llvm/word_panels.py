@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm.builder import Builder, Operand, Value, vector
@@ -112,3 +113,111 @@ def _store(b: Builder, words: Value, place: Value, width: int) -> None:
         b.store(words, place)
     else:
         b.masked_store(words, place, b.tail_mask(b.index(width), LANES))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A vector of result channels of a convolution's weights, to be packed as [tap][word of inner channels][columns].
+
+    source:       the weights; number `channel` of a tap lies at line + channel · inner_stride + the tap's offset
+    lines:        of each result channel, those beyond the last anywhere
+    contiguous:   whether result channels lie side by side; then `mask` says which there are
+    offsets:      of the taps; `table` holds them in memory
+    channels:     inner channels
+    target:       of the first word
+    columns:      of the panel
+    """
+
+    source: Value
+    dtype: DType
+    numbers: int
+    lines: Sequence[Value]
+    contiguous: bool
+    mask: Value | None
+    inner_stride: int
+    offsets: Sequence[int]
+    table: Value
+    channels: int
+    target: Value
+    columns: int
+
+    @property
+    def words(self) -> int:
+        return -(-self.channels // self.numbers)
+
+    def pack(self, b: Builder) -> None:
+        whole, rest = divmod(self.channels, self.numbers)
+        begin = 0
+        pack = self._number_by_number
+        if self.contiguous:
+            pack = self._side_by_side
+        elif len(self.offsets) == 1 and self.inner_stride == 1:
+            begin = whole // LANES * LANES
+            with b.loop(0, begin, LANES) as w:
+                self._square(b, w)
+        elif len(self.offsets) > 1 and max(self.offsets) < LANES:
+            pack = self._taps_together
+        with b.loop(begin, whole) as w:
+            pack(b, w, self.numbers)
+        if rest:
+            pack(b, b.index(whole), rest)
+
+    def sum(self, b: Builder) -> Value:
+        """For each result channel the sum of its numbers."""
+        wide = vector(WORD, LANES)
+        total = b.variable(wide, b.constant(0, wide))
+        with b.loop(0, len(self.offsets) * self.words) as place:
+            word = b.load(b.element(self.target, WORD, b.mul(place, self.columns)), wide)
+            b.set(total, number_sum(b, word, b.get(total, wide)))
+        return b.get(total, wide)
+
+    def _place(self, b: Builder, tap: Operand, word: Value) -> Value:
+        first = b.mul(b.index(tap), self.words * self.columns)
+        return b.element(self.target, WORD, b.add(first, b.mul(word, self.columns)))
+
+    def _square(self, b: Builder, word: Value) -> None:
+        """Words of neighbouring channels, as many as a vector has, for each result channel."""
+        at = b.add(b.mul(word, self.numbers), self.offsets[0])
+        element = memory_type(self.dtype)
+        rows = [
+            b.load(b.element(self.source, element, b.add(line, at)), vector(WORD, LANES), align=self.dtype.size)
+            for line in self.lines
+        ]
+        for i, column in enumerate(transpose(b, rows)):
+            b.store(column, self._place(b, 0, b.add(word, i)))
+
+    def _taps_together(self, b: Builder, word: Value, count: int) -> None:
+        """One word of channels for all taps, which lie within a vector of memory."""
+        mask = b.tail_mask(b.index(max(self.offsets) + 1), LANES)
+        rows = []
+        for line in self.lines:
+            at = b.add(line, b.mul(word, self.numbers * self.inner_stride))
+            numbers = [
+                load_numbers(b, self.source, self.dtype, b.add(at, j * self.inner_stride), LANES, mask)
+                for j in range(count)
+            ]
+            rows.append(join(b, numbers))
+        columns = transpose(b, rows)
+        for tap, offset in enumerate(self.offsets):
+            b.store(columns[offset], self._place(b, tap, word))
+
+    def _side_by_side(self, b: Builder, word: Value, count: int) -> None:
+        with b.loop(0, len(self.offsets)) as tap:
+            at = b.add(b.load(b.element(self.table, "i64", tap), "i64"), b.mul(word, self.numbers * self.inner_stride))
+            at = b.add(at, self.lines[0])
+            numbers = [
+                load_numbers(b, self.source, self.dtype, b.add(at, j * self.inner_stride), len(self.lines), self.mask)
+                for j in range(count)
+            ]
+            b.store(join(b, numbers), self._place(b, tap, word))
+
+    def _number_by_number(self, b: Builder, word: Value, count: int) -> None:
+        with b.loop(0, len(self.offsets)) as tap:
+            at = b.add(b.load(b.element(self.table, "i64", tap), "i64"), b.mul(word, self.numbers * self.inner_stride))
+            place = self._place(b, tap, word)
+            for i, line in enumerate(self.lines):
+                numbers = [
+                    load_numbers(b, self.source, self.dtype, b.add(b.add(line, at), j * self.inner_stride), 1, None)
+                    for j in range(count)
+                ]
+                b.store(join(b, numbers), b.element(place, WORD, i))
