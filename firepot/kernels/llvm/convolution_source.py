@@ -45,7 +45,7 @@ class Source:
 
 def source(
     c: Convolution, sweeps: Sequence[Sweep], channels: int, size: Triple, strides: Five, slack: int = 0,
-    bordered: bool = False, copied: bool = False, numbers: int = 1,
+    bordered: bool = False, copied: bool = False, numbers: int = 1, apart: int = 0,
 ) -> Source:  # fmt: skip
     """How the sweeps read an activation of this size.
 
@@ -54,6 +54,7 @@ def source(
         bordered: the reader cannot leave out taps that lie outside, so they must find zeros.
         copied: the reader wants a copy whatever the layout.
         numbers: channels in an element.
+        apart: elements between one position of the copy and the next.
     """
     low, high = [0, 0, 0], [0, 0, 0]
     for d in range(3):
@@ -75,12 +76,12 @@ def source(
         n, _, z, y, x = (s // numbers for s in strides)
         return Source(channels, size, (n, z, y, x), 0, (0, 0, 0), size, False, not reaches_out, 0, numbers)
     padded = (size[0] + low[0] + high[0], size[1] + low[1] + high[1], size[2] + low[2] + high[2])
-    w = channels
+    w = channels + apart
     h = padded[2] * w
     z = padded[1] * h
     n = padded[0] * z
     origin = low[0] * z + low[1] * h + low[2] * w
-    total = (c.batch * n + slack * channels) * c.accumulate.size
+    total = (c.batch * n + slack * w) * c.accumulate.size
     return Source(channels, size, (n, z, h, w), origin, (low[0], low[1], low[2]), padded, True, True, round_up(total), numbers)
 
 
@@ -125,17 +126,17 @@ def copy_pairs(
     zeros for those that do not exist.
     """
     depth, height, width = s.padded
-    lanes = dots.LANES
+    lanes, step = dots.LANES, s.strides[3]
     zero = b.constant(0, dots.WORD)
     start, stop = b.share(c.batch * depth * height)
     with b.loop(start, stop) as row:
         y, rest = b.urem(row, height), b.udiv(row, height)
         z, n = b.urem(rest, depth), b.udiv(rest, depth)
-        line = b.element(target, dots.WORD, b.mul(row, width * s.channels))
+        line = b.element(target, dots.WORD, b.mul(row, width * step))
         sy, sz = b.sub(y, s.low[1]), b.sub(z, s.low[0])
         exists = b.and_(b.compare("ult", sy, s.size[1]), b.compare("ult", sz, s.size[0]))
         with b.when(b.xor(exists, b.constant(True, "i1"))):
-            _fill(b, zero, line, 0, width * s.channels)
+            _fill(b, zero, line, 0, width * step)
         with b.when(exists):
             origin = b.add(b.add(b.mul(n, strides[0]), b.mul(sz, strides[2])), b.mul(sy, strides[3]))
             with b.loop(0, width) as p:
@@ -143,7 +144,7 @@ def copy_pairs(
                 positions = [first, b.add(first, distance)]
                 inside = [b.splat(b.compare("ult", q, size), lanes) for q in positions]
                 places = [b.add(origin, b.mul(q, strides[4])) for q in positions]
-                there = b.element(line, dots.WORD, b.mul(p, s.channels))
+                there = b.element(line, dots.WORD, b.mul(p, step))
 
                 def move(channel: Operand, tail: Value | None) -> None:
                     masks = inside if tail is None else [b.and_(mask, tail) for mask in inside]

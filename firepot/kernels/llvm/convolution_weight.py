@@ -51,6 +51,11 @@ def flattened(c: Convolution) -> Convolution:
     )  # fmt: skip
 
 
+def _apart(channels: int, copied: bool) -> int:
+    """Elements to leave between positions of a copy, so that neighbours do not meet in few sets of the cache."""
+    return 16 if copied and channels % 128 == 0 else 0
+
+
 @dataclass(frozen=True)
 class WeightGradient:
     c: Convolution
@@ -69,10 +74,11 @@ class WeightGradient:
         inner, outer = c.in_channels // c.groups, c.out_channels // c.groups
         tile = choose_tile(inner, outer, lanes, registers)
         paired = numbers > 1
-        x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True, copied=paired)
+        x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True, copied=paired,
+                   apart=_apart(c.in_channels, paired))  # fmt: skip
         depth, height, width = c.output_size
         size = (depth, height, -(-width // numbers))
-        gradient = source(c, [], c.out_channels, size, c.second_strides, copied=paired)
+        gradient = source(c, [], c.out_channels, size, c.second_strides, copied=paired, apart=_apart(c.out_channels, paired))
         # A single tap reads each activation once for every line of tiles: only the smaller need stay in the cache.
         channels = c.in_channels * c.stride[2] + c.out_channels
         if math.prod(c.kernel) == 1:
@@ -162,8 +168,10 @@ def _accumulate(b: Builder, plan: WeightGradient) -> None:
     pieces = math.ceil(width / piece)
     with b.loop(0, max(rows, 1), plan.rows_per_block) as low, b.loop(0, pieces) as part:
         high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.rows_per_block), b.index(rows))
-        begin = b.mul(part, piece)
-        to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), b.index(width))
+        begin, to = b.index(0), b.index(width)
+        if pieces > 1:
+            begin = b.mul(part, piece)
+            to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), to)
         begins = b.and_(b.compare("eq", low, 0), b.compare("eq", part, 0))
         with b.loop(start, stop) as task:
             # The activation with more channels is read along its memory, the other's part stays in the cache.
@@ -227,18 +235,17 @@ def _positions(
                 for v in range(tile.vectors)
             ]
             here = b.element(x_line, type, b.mul(w, xw * c.stride[2] * plan.numbers))
-            values = [functools.partial(b.load, b.element(here, type, limit), type) for limit in limits]
-            if not second:
-                values = [functools.partial(b.and_, value(), 0xFFFF) for value in values]
-            accumulators.step(b, values, vectors)
+            places = [b.element(here, type, limit) for limit in limits]
 
-        if plan.numbers == 1 or c.output_size[2] % plan.numbers == 0:
-            with b.loop(begin, to, unroll=2) as w:
-                step(w, True)
-        else:
-            whole = c.output_size[2] // plan.numbers
-            with b.loop(begin, b.intrinsic("llvm.umin", "i64", to, b.index(whole)), unroll=2) as w:
-                step(w, True)
+            def number(place: Value) -> Value:
+                return b.load(place, type) if second else b.and_(b.load(place, type), 0xFFFF)
+
+            accumulators.step(b, [functools.partial(number, place) for place in places], vectors)
+
+        whole, rest = divmod(c.output_size[2], plan.numbers)
+        with b.loop(begin, b.intrinsic("llvm.umin", "i64", to, b.index(whole)), unroll=2) as w:
+            step(w, True)
+        if rest:
             with b.when(b.compare("ugt", to, whole)):
                 step(b.index(whole), False)
 
