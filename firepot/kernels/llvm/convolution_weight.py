@@ -5,6 +5,10 @@ tiles go over a cache-sized block of positions before the next block. Both activ
 
 Threads share the tiles; where there are few, they share the positions instead, each part of which has sums of its own,
 so that an activation is read by one thread only. The number of parts does not depend on how many threads there are.
+
+Where the processor has dot-product instructions for the dtype (dots.py), both are copied in words of a channel at two
+neighbouring positions. Any kernel element can begin at any position, so the copy of x has a word for every position; that
+of g has one for every second, the last with a zero where the row is odd.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import functools
 import math
 from dataclasses import dataclass, replace
 
-from firepot.kernels.llvm.builder import Builder, Module, Value
+from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Five, Sweep, sweeps
-from firepot.kernels.llvm.convolution_source import Source, copy, source
+from firepot.kernels.llvm.convolution_source import Source, copy, copy_pairs, source
+from firepot.kernels.llvm.dots import WORD
 from firepot.kernels.llvm.epilogue import Epilogue
-from firepot.kernels.llvm.expression import load_element, register_type
+from firepot.kernels.llvm.expression import register_type
 from firepot.kernels.llvm.matmul import workspace
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask
+from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes
 
 _BLOCK_BYTES = 384 << 10  # of both activations that all tiles go over before the next block
 _ROW = 256  # positions of a row of a flattened convolution, at most
@@ -51,6 +56,11 @@ def flattened(c: Convolution) -> Convolution:
     )  # fmt: skip
 
 
+def _apart(channels: int, copied: bool) -> int:
+    """Elements to leave between positions of a copy, so that neighbours do not meet in few sets of the cache."""
+    return 16 if copied and channels % 128 == 0 else 0
+
+
 @dataclass(frozen=True)
 class WeightGradient:
     c: Convolution
@@ -61,20 +71,30 @@ class WeightGradient:
     inner: int  # input channels of a group
     outer: int  # output channels of a group
     rows_per_block: int  # rows of positions that all tiles go over before the next
+    numbers: int  # positions in an element
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int) -> WeightGradient:
+    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1) -> WeightGradient:
         sweep = sweeps(c)[0]
         inner, outer = c.in_channels // c.groups, c.out_channels // c.groups
         tile = choose_tile(inner, outer, lanes, registers)
-        x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True)
-        gradient = source(c, [], c.out_channels, c.output_size, c.second_strides)
+        paired = numbers > 1
+        x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True, copied=paired,
+                   apart=_apart(c.in_channels, paired))  # fmt: skip
+        depth, height, width = c.output_size
+        size = (depth, height, -(-width // numbers))
+        gradient = source(c, [], c.out_channels, size, c.second_strides, copied=paired, apart=_apart(c.out_channels, paired))
         # A single tap reads each activation once for every line of tiles: only the smaller need stay in the cache.
         channels = c.in_channels * c.stride[2] + c.out_channels
         if math.prod(c.kernel) == 1:
             channels = min(c.in_channels, c.out_channels) + tile.columns
         per_row = c.accumulate.size * c.output_size[2] * channels
-        return WeightGradient(c, tile, sweep, x, gradient, inner, outer, max(1, _BLOCK_BYTES // max(per_row, 1)))
+        return WeightGradient(c, tile, sweep, x, gradient, inner, outer, max(1, _BLOCK_BYTES // max(per_row, 1)), numbers)
+
+    @property
+    def element(self) -> str:
+        """The type of what is read of both activations, as large as an accumulator."""
+        return register_type(self.c.accumulate) if self.numbers == 1 else WORD
 
     @property
     def row_tiles(self) -> int:
@@ -121,11 +141,16 @@ class WeightGradient:
         module = Module("weight_gradient", workspace_operand=2 + epilogue.operands)
         with module.kernel("prepare") as b:
             base = workspace(b)
-            if self.source.copied:
-                copy(b, self.c, b.operand(0), self.c.first_strides, self.source, base)
-            if self.gradient.copied:
-                target = b.offset(base, self.source.bytes)
-                copy(b, self.c, b.operand(1), self.c.second_strides, self.gradient, target)
+            c, target = self.c, b.offset(base, self.source.bytes)
+            if self.numbers > 1:
+                width, distance = c.input_size[2], c.stride[2]
+                copy_pairs(b, c, b.operand(0), c.first_strides, self.source, base, width, 1, distance)
+                copy_pairs(b, c, b.operand(1), c.second_strides, self.gradient, target, c.output_size[2], 2, 1)
+            else:
+                if self.source.copied:
+                    copy(b, c, b.operand(0), c.first_strides, self.source, base)
+                if self.gradient.copied:
+                    copy(b, c, b.operand(1), c.second_strides, self.gradient, target)
         with module.kernel("accumulate") as b:
             _accumulate(b, self)
         with module.kernel("finish") as b:
@@ -150,13 +175,13 @@ def _accumulate(b: Builder, plan: WeightGradient) -> None:
         for o, _ in plan.sweep.all_taps
     ]
     table = b.module.constant_array("taps", "i64", taps)
-    accumulators = Accumulators(b, plan.tile, c.accumulate)
+    accumulators = Accumulators(b, plan.tile, c.accumulate, plan.numbers)
     if plan.parts > 1:
         parts, tiles = b.share(plan.parts), (b.index(0), b.index(plan.tiles))
     else:
         parts, tiles = (b.index(0), b.index(1)), b.share(plan.tiles)
     size = plan.tile.rows * plan.tile.columns
-    width = c.output_size[2]
+    width = plan.gradient.size[2]
     # Very long rows are cut into pieces.
     per_position = c.accumulate.size * (min(c.in_channels, c.out_channels) + plan.tile.columns)
     pieces = math.ceil(width * per_position / _BLOCK_BYTES)
@@ -193,8 +218,10 @@ def _accumulate(b: Builder, plan: WeightGradient) -> None:
         last = b.udiv(b.mul(b.add(part, 1), max(plan.rows, 1)), plan.parts)
         with b.loop(first, last, plan.rows_per_block) as low, b.loop(0, pieces) as number:
             high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.rows_per_block), last if plan.rows else b.index(0))
-            begin = b.mul(number, piece)
-            to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), b.index(width))
+            begin, to = b.index(0), b.index(width)
+            if pieces > 1:
+                begin = b.mul(number, piece)
+                to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), to)
             begins = b.and_(b.compare("eq", low, first), b.compare("eq", number, 0))
             with b.loop(*tiles) as task:
                 tile(task, sums, begins, low, high, begin, to)
@@ -205,7 +232,7 @@ def _positions(
     tile_place: tuple[Value, Value, Value, Value], low: Value, high: Value, begin: Value, to: Value,
 ) -> None:  # fmt: skip
     c, tile = plan.c, plan.tile
-    type = register_type(c.accumulate)
+    type = plan.element
     depth, height, _ = c.output_size
     group, tap, row_tile, column_tile = tile_place
     # Rows of the tile beyond the last channel repeat it; they are never stored.
@@ -229,15 +256,28 @@ def _positions(
             x_row = b.add(x_row, b.mul(q, x_stride * s))
             g_row = b.add(g_row, b.mul(q, g_stride))
         x_line, g_line = b.element(x, type, x_row), b.element(g, type, g_row)
-        with b.loop(begin, to, unroll=2) as w:
+
+        def step(w: Value, second: bool) -> None:
+            """One element of the row; of the last word of an odd row the first position alone."""
             there = b.element(g_line, type, b.mul(w, gw))
             vectors = [
-                load_element(b, b.element(there, type, v * tile.lanes), c.accumulate, tile.lanes, masks[v])
+                load_lanes(b, b.element(there, type, v * tile.lanes), vector(type, tile.lanes), masks[v])
                 for v in range(tile.vectors)
             ]
-            here = b.element(x_line, type, b.mul(w, xw * c.stride[2]))
+            here = b.element(x_line, type, b.mul(w, xw * c.stride[2] * plan.numbers))
             places = [b.element(here, type, limit) for limit in limits]
-            accumulators.step(b, [functools.partial(b.load, place, type) for place in places], vectors)
+
+            def number(place: Value) -> Value:
+                return b.load(place, type) if second else b.and_(b.load(place, type), 0xFFFF)
+
+            accumulators.step(b, [functools.partial(number, place) for place in places], vectors)
+
+        whole, rest = divmod(c.output_size[2], plan.numbers)
+        with b.loop(begin, b.intrinsic("llvm.umin", "i64", to, b.index(whole)), unroll=2) as w:
+            step(w, True)
+        if rest:
+            with b.when(b.compare("ugt", to, whole)):
+                step(b.index(whole), False)
 
 
 def _finish(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
