@@ -205,7 +205,7 @@ class Enlargement:
             if ew.is_leaf(x) and ew.is_leaf(y):
                 values[pair] = self._leaf(x, y)
                 continue
-            if (x.primitive is views.slice_primitive) != (y.primitive is views.slice_primitive):
+            if x.primitive is not y.primitive and {x.primitive, y.primitive} & _LEFT_OUT:
                 x, y = _whole(x, y)
             elif ew.is_leaf(x) or ew.is_leaf(y):
                 raise Unsupported(f"what is {x} is {y} at the padded size")
@@ -354,15 +354,20 @@ class Enlargement:
 
 
 def _whole(x: Node, y: Node) -> tuple[Node, Node]:
-    """Both as slices: where one that takes everything was left out, it is put back."""
+    """Both as slices (or their transposes): where one that takes everything was left out, it is put back."""
+    primitive = x.primitive if x.primitive in _LEFT_OUT else y.primitive
 
-    def as_slice(node: Node) -> Node:
-        if node.primitive is views.slice_primitive:
+    def restored(node: Node) -> Node:
+        if node.primitive is primitive:
             return node
-        rank = len(node.shape)
-        return apply(views.slice_primitive, (node,), ((0,) * rank, node.shape, (1,) * rank))
+        none, ones = (0,) * len(node.shape), (1,) * len(node.shape)
+        params = (none, node.shape, ones) if primitive is views.slice_primitive else (node.shape, none, ones)
+        return apply(primitive, (node,), params)
 
-    return as_slice(x), as_slice(y)
+    return restored(x), restored(y)
+
+
+_LEFT_OUT = {views.slice_primitive, views.unslice_primitive}
 
 
 def _repeats(node: Node, dim: int) -> bool:
