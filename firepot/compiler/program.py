@@ -18,7 +18,7 @@ from firepot.compiler.memory import Interval, plan
 from firepot.compiler.schedule import schedule
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
-from firepot.graph.primitives.elementwise import is_leaf
+from firepot.graph.primitives.elementwise import check_sites, is_leaf
 from firepot.kernels.llvm import nest as nest_generator
 from firepot.runtime.processor import processor
 
@@ -32,6 +32,7 @@ class Program:
     places:    for each stored value by number: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
     prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
+    checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
     """
 
@@ -44,6 +45,7 @@ class Program:
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
     prepared: dict[int, int] = field(default_factory=dict)
+    checks: dict[int, tuple[int, str, bool]] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
 
@@ -112,6 +114,7 @@ def build(
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
     prepared = _prepared(steps, storage, inputs, constants) if passes.prepare else {}
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared)
+    program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
     program.results = tuple(outputs)
     program.compile_seconds = time.perf_counter() - start
     debug.show(program)
