@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
@@ -228,6 +229,7 @@ def _repeated_as_told(input: Tensor, repeats: Tensor, d: int, output_size: int |
     return wrap(views.permute(taken, [*range(1, d + 1), 0, *range(d + 1, input.ndim)]))
 
 
+@autocasts
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors one after another along a dimension; the other sizes must agree."""
     tensors = [x for x in tensors if x.shape != (0,)] or list(tensors)[:1]
@@ -251,6 +253,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 concat = concatenate = cat
 
 
+@autocasts
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new dimension."""
     if not tensors:
