@@ -134,6 +134,18 @@ def test_a_captured_function_has_a_trace_for_each_state():
     fp.set_autocast_enabled("cpu", False)
 
 
+def test_sizes_that_vary_share_a_program_in_each_state():
+    captured = fp.jit(_product, dynamic={"a": 0})
+    w = fp.eye(3)
+    for enabled in (False, True, False, True):
+        for size in (5, 6, 7):
+            with fp.autocast("cpu", enabled=enabled):
+                y = captured(fp.ones(size, 3), w)
+            assert y.dtype is (fp.bfloat16 if enabled else fp.float32)
+            assert y.tolist() == [[1.0] * 3] * size
+    assert captured.programs == 2
+
+
 def test_a_failed_capture_puts_the_mode_back():
     def broken(x):
         fp.set_autocast_enabled("cpu", True)
