@@ -455,7 +455,7 @@ def record(
     if waiting:
         compute(waiting)
     stand_ins = [_stand_in(a._value, a.is_leaf) for a in arguments]
-    switch = grad_mode.enabled
+    modes = grad_mode.enabled, state.autocast
     state.trace = capture
     try:
         capture.depend(default_dtype, "the default dtype", announced=True)
@@ -476,7 +476,7 @@ def record(
         raise
     finally:
         state.trace = None
-        grad_mode.enabled = switch
+        grad_mode.enabled, state.autocast = modes
     capture.restore()
     capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
     try:

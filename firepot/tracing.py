@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class _State(threading.local):
 
     eager: what to do with each operation's node at its call (`fp.debug` sets it); None: nothing, it waits.
     gradient: what to do with each node and its complete gradient in a backward pass.
+    autocast: what products compute in under `fp.autocast`; None where it is off.
     """
 
     trace: Trace | None = None
@@ -59,6 +61,7 @@ class _State(threading.local):
     mappings: tuple[Mapping, ...] = ()  # the outermost first
     eager: Callable[[Node], None] | None = None
     gradient: Callable[[Node, Node], None] | None = None
+    autocast: DType | None = None
 
     @property
     def epoch(self) -> int:

@@ -21,10 +21,11 @@ from firepot.capture import Capture, Recorded, Trace, compile_exactly, fill, rec
 from firepot.compiler import simplify
 from firepot.compiler.statistics import log
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data
+from firepot.graph.node import Node, data, grad_mode
 from firepot.padding import lengthened, rounded_up
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Tensor, wrap
+from firepot.tracing import state
 from firepot.transforms.enlarge import Digit, Dimension, Enlargement, Unsupported, Value
 
 if TYPE_CHECKING:
@@ -171,8 +172,9 @@ class VaryingSizes:
         values: list[Tensor] = []
         plain = strip_values(template)
         kinds = tuple((p, t.dtype, t.requires_grad, t.is_leaf) for t, p in zip(tensors, padded, strict=True))
+        wanted = (plain, kinds, grad_mode.enabled, state.autocast)
         for key, trace, recorded in self._references:
-            if key == (plain, kinds) and trace.holds():
+            if key == wanted and trace.holds():
                 return recorded
         for t, shape in zip(tensors, padded, strict=True):
             if t.shape == shape:
@@ -192,7 +194,7 @@ class VaryingSizes:
         except Exception as error:
             raise Unsupported(f"at the padded size the function raises {type(error).__name__}: {error}") from error
         capture.abandon()
-        self._references.append(((plain, kinds), trace, found[0]))
+        self._references.append((wanted, trace, found[0]))
         del self._references[:-_REFERENCES]
         return found[0]
 
