@@ -3,6 +3,9 @@
 A tile of (input channels × output channels) of one kernel element stays in registers while positions run; all
 tiles go over a cache-sized block of positions before the next block. Both activations are read channels-last.
 
+Threads share the tiles; where there are few, they share the positions instead, each part of which has sums of its own,
+so that an activation is read by one thread only. The number of parts does not depend on how many threads there are.
+
 Where the processor has dot-product instructions for the dtype (dots.py), both are copied in words of a channel at two
 neighbouring positions. Any kernel element can begin at any position, so the copy of x has a word for every position; that
 of g has one for every second, the last with a zero where the row is odd.
@@ -25,6 +28,8 @@ from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane
 
 _BLOCK_BYTES = 384 << 10  # of both activations that all tiles go over before the next block
 _ROW = 256  # positions of a row of a flattened convolution, at most
+_PARTS = 16  # of the positions, where threads share those
+_PART_BYTES = 64 << 10  # of the sums of a part, at most
 
 
 def flattened(c: Convolution) -> Convolution:
@@ -104,8 +109,23 @@ class WeightGradient:
         return self.c.groups * math.prod(self.c.kernel) * self.row_tiles * self.column_tiles
 
     @property
+    def rows(self) -> int:
+        """Rows of positions."""
+        return self.c.batch * self.c.output_size[0] * self.c.output_size[1]
+
+    @property
+    def sums(self) -> int:
+        """Elements of the sums of one part."""
+        return self.tiles * self.tile.rows * self.tile.columns
+
+    @property
+    def parts(self) -> int:
+        few = self.sums * self.c.accumulate.size <= _PART_BYTES
+        return _PARTS if few and self.rows >= 2 * _PARTS else 1
+
+    @property
     def partial_bytes(self) -> int:
-        return self.tiles * self.tile.rows * self.tile.columns * self.c.accumulate.size
+        return self.parts * self.sums * self.c.accumulate.size
 
     scratch_bytes = 0
 
@@ -139,11 +159,9 @@ class WeightGradient:
 
 
 def _accumulate(b: Builder, plan: WeightGradient) -> None:
-    """Each thread owns tiles [group][tap][row tile][column tile] and takes them over one block of positions after
-    another, so that both activations' blocks are read from the cache."""
+    """Each thread owns parts of the positions, or tiles [group][tap][row tile][column tile], and takes its tiles over
+    one block of positions after another, so that both activations' blocks are read from the cache."""
     c = plan.c
-    depth, height, _ = c.output_size
-    rows = c.batch * depth * height
     type = register_type(c.accumulate)
     base = workspace(b)
     x = base if plan.source.copied else b.operand(0)
@@ -158,7 +176,10 @@ def _accumulate(b: Builder, plan: WeightGradient) -> None:
     ]
     table = b.module.constant_array("taps", "i64", taps)
     accumulators = Accumulators(b, plan.tile, c.accumulate, plan.numbers)
-    start, stop = b.share(plan.tiles)
+    if plan.parts > 1:
+        parts, tiles = b.share(plan.parts), (b.index(0), b.index(plan.tiles))
+    else:
+        parts, tiles = (b.index(0), b.index(1)), b.share(plan.tiles)
     size = plan.tile.rows * plan.tile.columns
     width = plan.gradient.size[2]
     # Very long rows are cut into pieces.
@@ -166,35 +187,44 @@ def _accumulate(b: Builder, plan: WeightGradient) -> None:
     pieces = math.ceil(width * per_position / _BLOCK_BYTES)
     piece = math.ceil(width / pieces)
     pieces = math.ceil(width / piece)
-    with b.loop(0, max(rows, 1), plan.rows_per_block) as low, b.loop(0, pieces) as part:
-        high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.rows_per_block), b.index(rows))
-        begin, to = b.index(0), b.index(width)
-        if pieces > 1:
-            begin = b.mul(part, piece)
-            to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), to)
-        begins = b.and_(b.compare("eq", low, 0), b.compare("eq", part, 0))
-        with b.loop(start, stop) as task:
-            # The activation with more channels is read along its memory, the other's part stays in the cache.
-            if plan.inner > plan.outer:
-                row_tile, rest = b.urem(task, plan.row_tiles), b.udiv(task, plan.row_tiles)
-                column_tile, rest = b.urem(rest, plan.column_tiles), b.udiv(rest, plan.column_tiles)
-            else:
-                column_tile, rest = b.urem(task, plan.column_tiles), b.udiv(task, plan.column_tiles)
-                row_tile, rest = b.urem(rest, plan.row_tiles), b.udiv(rest, plan.row_tiles)
-            tap, group = b.urem(rest, len(taps)), b.udiv(rest, len(taps))
-            own = b.add(b.mul(b.add(b.mul(rest, plan.row_tiles), row_tile), plan.column_tiles), column_tile)
-            own = b.element(partial, type, b.mul(own, size))
-            accumulators.clear(b)
-            with b.when(b.xor(begins, b.constant(True, "i1"))):
-                for r in range(plan.tile.rows):
-                    for v in range(plan.tile.vectors):
-                        place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
-                        accumulators.set(b, r, v, b.load(place, accumulators.type))
-            _positions(b, plan, accumulators, x, g, table, (group, tap, row_tile, column_tile), low, high, begin, to)
-            for r in range(plan.tile.rows):
-                for v in range(plan.tile.vectors):
-                    place = b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes)
-                    b.store(accumulators.get(b, r, v), place)
+
+    def tile(task: Value, sums: Value, begins: Value, *positions: Value) -> None:
+        # The activation with more channels is read along its memory, the other's part stays in the cache.
+        if plan.inner > plan.outer:
+            row_tile, rest = b.urem(task, plan.row_tiles), b.udiv(task, plan.row_tiles)
+            column_tile, rest = b.urem(rest, plan.column_tiles), b.udiv(rest, plan.column_tiles)
+        else:
+            column_tile, rest = b.urem(task, plan.column_tiles), b.udiv(task, plan.column_tiles)
+            row_tile, rest = b.urem(rest, plan.row_tiles), b.udiv(rest, plan.row_tiles)
+        tap, group = b.urem(rest, len(taps)), b.udiv(rest, len(taps))
+        own = b.add(b.mul(b.add(b.mul(rest, plan.row_tiles), row_tile), plan.column_tiles), column_tile)
+        own = b.element(sums, type, b.mul(own, size))
+        places = [
+            (r, v, b.element(own, type, r * plan.tile.columns + v * plan.tile.lanes))
+            for r in range(plan.tile.rows) for v in range(plan.tile.vectors)
+        ]  # fmt: skip
+        accumulators.clear(b)
+        with b.when(b.xor(begins, b.constant(True, "i1"))):
+            for r, v, place in places:
+                accumulators.set(b, r, v, b.load(place, accumulators.type))
+        _positions(b, plan, accumulators, x, g, table, (group, tap, row_tile, column_tile), *positions)
+        for r, v, place in places:
+            b.store(accumulators.get(b, r, v), place)
+
+    with b.loop(*parts) as part:
+        sums = b.element(partial, type, b.mul(part, plan.sums))
+        first = b.udiv(b.mul(part, plan.rows), plan.parts)
+        # One turn even where there are no positions: it clears the sums.
+        last = b.udiv(b.mul(b.add(part, 1), max(plan.rows, 1)), plan.parts)
+        with b.loop(first, last, plan.rows_per_block) as low, b.loop(0, pieces) as number:
+            high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.rows_per_block), last if plan.rows else b.index(0))
+            begin, to = b.index(0), b.index(width)
+            if pieces > 1:
+                begin = b.mul(number, piece)
+                to = b.intrinsic("llvm.umin", "i64", b.add(begin, piece), to)
+            begins = b.and_(b.compare("eq", low, first), b.compare("eq", number, 0))
+            with b.loop(*tiles) as task:
+                tile(task, sums, begins, low, high, begin, to)
 
 
 def _positions(
@@ -274,5 +304,8 @@ def _finish(b: Builder, plan: WeightGradient, epilogue: Epilogue) -> None:
             here = b.element(partial, type, b.add(own, b.add(b.mul(row, tile.columns), column)))
             with b.loop(0, c.kernel[0]) as z, b.loop(0, kh) as y, b.loop(0, kw) as x:
                 tap = b.add(b.mul(b.add(b.mul(z, kh), y), kw), x)
-                value = b.load(b.element(here, type, b.mul(tap, per_tap)), type)
+                here = b.element(here, type, b.mul(tap, per_tap))
+                value = b.load(here, type)
+                for part in range(1, plan.parts):
+                    value = b.add(value, b.load(b.element(here, type, part * plan.sums), type))
                 epilogue.emit(b, (b.add(out, column), b.add(first_row, row), z, y, x), value, None)
