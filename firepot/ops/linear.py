@@ -52,7 +52,7 @@ def int_mm(input: Tensor, mat2: Tensor) -> Tensor:
     or sizes do not fit.
 
     >>> fp.int_mm(fp.tensor([[100, 100]], dtype=fp.int8), fp.tensor([[100], [-20]], dtype=fp.int8))
-    tensor([[8000]], dtype=fp.int32)
+    tensor([[8000]], dtype=firepot.int32)
     """
     if input.dtype is not _int8 or mat2.dtype is not _int8:
         raise RuntimeError(
