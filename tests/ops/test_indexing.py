@@ -203,3 +203,30 @@ def test_assignment_out_of_range_changes_nothing():
     with pytest.raises(IndexError, match="index 9"):
         y.numpy()
     assert x.tolist() == [0, 1, 2, 3]
+
+
+BACKWARD = [
+    (slice(None, None, -1),), (slice(2, None, -2), slice(None, None, -1)), (..., slice(-2, 0, -3)), (slice(0, 3, -1),),
+    (1, slice(None, None, -1)), (slice(None, None, -3), None, [2, 0]), ([3, 1], slice(None, None, -1), slice(1, 4)),
+    (slice(9, -9, -1), slice(None), slice(None, None, -4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", BACKWARD)
+def test_slices_backward_as_numpy_has_them(index):
+    array = np.arange(60.0).reshape(4, 3, 5)
+    x = fp.tensor(array, requires_grad=True)
+    read = x[index]
+    np.testing.assert_array_equal(read.detach().numpy(), array[index])
+    weight = np.arange(1.0, array[index].size + 1).reshape(array[index].shape)
+    (gradient,) = fp.autograd.grad((read * fp.tensor(weight)).sum(), x)
+    expected = np.zeros_like(array)
+    np.add.at(expected, index, weight)
+    np.testing.assert_array_equal(gradient.numpy(), expected)
+    written, theirs = fp.tensor(array), array.copy()
+    written[index] = fp.tensor(-weight)
+    theirs[index] = -weight
+    np.testing.assert_array_equal(written.numpy(), theirs)
+    written[index] += 1
+    theirs[index] += 1
+    np.testing.assert_array_equal(written.numpy(), theirs)
