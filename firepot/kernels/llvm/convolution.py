@@ -61,6 +61,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         parallel=c.products >= _SERIAL,
         flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,
+        rate=1 if isinstance(plan, (Depthwise, Winograd, WinogradWeight)) else plan.numbers,
         aliases=following.aliases if following else frozenset(),
     )
 

@@ -50,6 +50,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any, parallel: bool) -> Kern
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (x_batches * d.m * d.k + y_batches * d.k * d.n)
         + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
+        rate=numbers,
         aliases=following.aliases if following else frozenset(),
     )
 
