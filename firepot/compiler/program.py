@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from firepot.compiler import debug
 from firepot.compiler.assemble import Assembly, assemble
-from firepot.compiler.emit import Storage
+from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
@@ -192,9 +192,8 @@ def _lower(
             lower(g.roots[0], found, g.roots)
             continue
         stored = {r for r in g.roots if r in needed and r.size}
-        nest, operands = build_nest(g, storage, stored, layouts)
+        nest, reads = rebased(*build_nest(g, storage, stored, layouts))
         kernel = nest_generator.lower(nest, host)
-        reads = tuple((s, s.base * s.dtype.size) for s in operands)
         lowering.steps.append(Step(kernel, reads, tuple(g.roots), nest))
     return lowering.steps
 
@@ -277,14 +276,15 @@ def _donate(
         t = first[target.number]
         if last.get(source.number, -1) > t:
             continue
-        if last.get(source.number, -1) == t and not nest_generator.same_positions(
-            steps[t].kernel, _operand(steps[t], source), _operand(steps[t], target)
-        ):
+        if last.get(source.number, -1) == t and not _at_same_positions(steps[t], source, target):
             continue
         donated[o] = i
         guard = min(guard, t)
     return donated, guard
 
 
-def _operand(step: Step, storage: Storage) -> int:
-    return next(n for n, (s, _) in enumerate(step.operands) if s is storage)
+def _at_same_positions(step: Step, source: Storage, target: Storage) -> bool:
+    """Whether the kernel reads the source only where it writes the target."""
+    read, written = (next(n for n, (s, _) in enumerate(step.operands) if s is x) for x in (source, target))
+    moved = [step.operands[n][1] - x.base * x.dtype.size for n, x in ((read, source), (written, target))]
+    return moved[0] == moved[1] and nest_generator.same_positions(step.kernel, read, written)
