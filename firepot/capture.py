@@ -205,6 +205,9 @@ class Capture:
             self._mark(self._differentiated or (self._locate(), True))
             self._differentiated = (self.origin(node)[0], True)
 
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> None:
+        """Nothing: `refuse` tells that there are no values yet."""
+
     def refuse(self, what: str, value: Node | None = None) -> None:
         raise TraceError(
             f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. Use fp.where for a choice between "
