@@ -47,6 +47,7 @@ from firepot.graph.dtypes import uint8 as uint8
 from firepot.graph.dtypes import uint16 as uint16
 from firepot.graph.dtypes import uint32 as uint32
 from firepot.graph.dtypes import uint64 as uint64
+from firepot.jit import Varying as Varying
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
 from firepot.ops import fft as fft

@@ -208,10 +208,11 @@ class Capture:
     def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> None:
         """Nothing: `refuse` tells that there are no values yet."""
 
-    def refuse(self, what: str, value: Node | None = None) -> None:
+    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
+        instead = instead or "Use fp.where or fp.cond for a choice, keep the number as a tensor"
         raise TraceError(
-            f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. Use fp.where for a choice between "
-            "values, keep the number as a tensor, or do this outside the jitted function"
+            f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. {instead}, or do this outside the "
+            "jitted function"
         )
 
     # -- where nodes come from -----------------------------------------------------------------------------------------
@@ -410,10 +411,43 @@ class Trace:
 
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """The graph that a captured function became, before it is compiled.
+
+    order, outputs: its nodes, inputs first, and its results
+    leaves:      what it reads: arguments first, then state
+    roles:       what each leaf is, the same for every capture: ('argument', its number), ('state' or 'gradient', the
+                 identity of a tensor) or ('own', a count) for data that the function made
+    donations:   output number -> number of the leaf that it replaces
+    constants:   leaves that are not replaced
+    """
+
+    order: list[Node]
+    leaves: list[Node]
+    outputs: list[Node]
+    roles: list[tuple[str, int]]
+    donations: dict[int, int]
+    constants: list[int]
+    name: str
+    reason: str
+
+
+def compile_exactly(recorded: Recorded, origins: list[tuple[int, Node | None]] | None = None) -> Executor:
+    """The program for the very sizes of the recording."""
+    from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
+
+    placeholders, copies = simplify.simplify(recorded.order, recorded.leaves, recorded.outputs, origins=origins)
+    return compiled(placeholders, copies, recorded.donations, recorded.name, recorded.reason, recorded.constants)
+
+
 def record(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture, reason: str
-) -> tuple[Trace, list[Tensor]]:
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture, reason: str,
+    compile: Callable[[Recorded], Any] | None = None,
+) -> tuple[Trace, list[Tensor]]:  # fmt: skip
     """(the function's trace, the argument tensors that it is to be run on). All tensors are as before afterwards.
+
+    `compile` makes what runs of the graph; left out, a program for the very sizes.
 
     Raises: TraceError where the function looks at a value; and whatever the function raises.
     """
@@ -435,7 +469,8 @@ def record(
             proxies.append(proxy)
         filled_args, filled_kwargs = fill(template, proxies)
         result = function(*filled_args, **filled_kwargs)
-        trace = _finish(capture, result, stand_ins, proxies, getattr(function, "__name__", type(function).__name__), reason)
+        name = getattr(function, "__name__", type(function).__name__)
+        trace, recorded = _finish(capture, result, stand_ins, proxies, name, reason)
     except BaseException:
         capture.restore()
         capture.abandon()
@@ -445,13 +480,21 @@ def record(
         grad_mode.enabled = switch
     capture.restore()
     capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
+    try:
+        if compile is not None:
+            trace.executor = compile(recorded)
+        else:
+            trace.executor = compile_exactly(recorded, trace.origins if capture._locate is not None else None)
+    except BaseException:
+        capture.abandon()
+        raise
     return trace, arguments
 
 
 def _finish(
     capture: Capture, result: Any, stand_ins: list[tuple[Node, Node]], proxies: list[Tensor], name: str, reason: str
-) -> Trace:  # fmt: skip
-    """Compile what was recorded."""
+) -> tuple[Trace, Recorded]:  # fmt: skip
+    """What was recorded, and all but the program of the trace."""
     returned: list[Tensor] = []
     trace = Trace(capture)
     trace.template = strip(result, returned)
@@ -496,16 +539,18 @@ def _finish(
     trace.state = [tensors[n] if n in tensors else wrap(n) for n in others]
     leaves = arguments + others
     trace.origins = []
-    located = trace.origins if capture._locate is not None else None
-    placeholders, copies = simplify.simplify(order, leaves, outputs, origins=located)
     position = {n: i for i, n in enumerate(leaves)}
     donations = {o: position[p] for p, o in rebound.items() if p in position}
-    from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
-
     overwritten = set(donations.values())
     constants = [i for i in range(len(arguments), len(leaves)) if i not in overwritten]
-    trace.executor = compiled(placeholders, copies, donations, name, reason, constants)
-    return trace
+    own = iter(range(len(others)))
+    roles = [("argument", i) for i in trace.arguments]
+    roles += [_role(tensors[n]) if n in tensors else ("own", next(own)) for n in others]
+    return trace, Recorded(order, leaves, outputs, roles, donations, constants, name, reason)
+
+
+def _role(place: Tensor | _Gradient) -> tuple[str, int]:
+    return ("gradient", id(place.owner)) if isinstance(place, _Gradient) else ("state", id(place))
 
 
 # -- structures of arguments and results -------------------------------------------------------------------------------

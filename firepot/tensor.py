@@ -288,18 +288,19 @@ class Tensor:
 
     # -- looking at values -------------------------------------------------------------------------------------------
 
-    def _realised(self, what: str) -> Buffer:
+    def _realised(self, what: str, instead: str = "") -> Buffer:
         if state.trace is not None:
-            state.trace.refuse(what, self._value)
+            state.trace.refuse(what, self._value, instead)
         value = self._value
         if value.buffer is None:
             compute([value])
         buffer: Buffer = value.buffer
         return buffer
 
-    def _array(self, what: str) -> np.ndarray[Any, Any]:
-        """A read-only NumPy view of the value (bfloat16 as its bits)."""
-        buffer = self._realised(what)
+    def _array(self, what: str, instead: str = "") -> np.ndarray[Any, Any]:
+        """A read-only NumPy view of the value (bfloat16 as its bits). Where values do not exist yet, the error names
+        `what` is asked for and what to do `instead`."""
+        buffer = self._realised(what, instead)
         return buffer.view(self.dtype.numpy, self.shape)
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:

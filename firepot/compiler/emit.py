@@ -17,8 +17,7 @@ from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
 from firepot.graph.primitives.reduce import accumulator
-from firepot.kernels.llvm.nest import children
-from firepot.kernels.loops import Const, Expr, Guard, Load, Op, Reduce, Reduced
+from firepot.kernels.loops import Const, Expr, Guard, Load, Op, Reduce, Reduced, children
 
 Position = tuple[Index, ...]
 

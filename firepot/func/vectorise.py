@@ -303,14 +303,15 @@ class _Recording:
         if id(tensor) not in self._own:
             self._grads.setdefault(id(tensor), (tensor, tensor._grad))
 
-    def refuse(self, what: str, value: Node | None = None) -> None:
+    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         if value is not None and self.batch.depends(value):
+            instead = instead or "Use fp.where for a choice between values, keep the number as a tensor"
             raise TraceError(
-                f"{what} at {caller_site()}: inside fp.vmap this value differs between the examples. Use fp.where for "
-                "a choice between values, keep the number as a tensor, or do this outside the mapped function"
+                f"{what} at {caller_site()}: inside fp.vmap this value differs between the examples. {instead}, or do "
+                "this outside the mapped function"
             )
         if self.parent is not None:
-            self.parent.refuse(what, value)
+            self.parent.refuse(what, value, instead)
         elif value is None:
             raise TraceError(f"{what} at {caller_site()}: inside fp.vmap values are not computed one by one")
 

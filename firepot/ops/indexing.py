@@ -24,14 +24,23 @@ __all__ = [
 ]  # fmt: skip
 
 
+_SIZE = "a size that depends on values"
+_BY_MASK = f"indexing with a boolean mask ({_SIZE})"
+_MASKED = "Use fp.where to keep all elements and choose among values, fp.nonzero_static for a given number of positions"
+
+
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Positions of non-zero elements, (n, dimensions) or one vector for each dimension.
 
     The result's size depends on the values, so they are computed now; not possible inside fp.jit.
     """
+    return _positions(input, as_tuple, f"nonzero ({_SIZE})")
+
+
+def _positions(input: Tensor, as_tuple: bool, what: str) -> Any:
     if input.dtype is dtypes.bfloat16:  # whose bits are not its truth: −0.0 is zero
         input = wrap(ew.cast(input._node, dtypes.bool_))
-    places = np.nonzero(np.atleast_1d(input.detach()._array("nonzero (a size that depends on values)")))
+    places = np.nonzero(np.atleast_1d(input.detach()._array(what, _MASKED)))
     if as_tuple:
         return tuple(wrap(node_of(p.astype(np.int64))) for p in places)
     return wrap(node_of(np.stack(places, -1)[:, : input.ndim].astype(np.int64)))
@@ -123,9 +132,9 @@ class _Plan:
                     )
                 if rank == 0:
                     self.shape.append(1)
-                    places = nonzero(wrap(views.reshape(item, (1,))), as_tuple=True)
+                    places = _positions(wrap(views.reshape(item, (1,))), True, _BY_MASK)
                     self.arrays.append((len(self.shape) - 1, places[0]._node))
-                for place in nonzero(wrap(item), as_tuple=True) if rank else ():
+                for place in _positions(wrap(item), True, _BY_MASK) if rank else ():
                     self._view(0, x.shape[d], 1)
                     self.shape.append(x.shape[d])
                     self.arrays.append((len(self.shape) - 1, place._node))
@@ -465,7 +474,8 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """int64 (…, classes): 1 at each index. The number of classes is looked up in the values unless given."""
     if num_classes < 0:
-        num_classes = int(tensor.detach().numpy().max()) + 1 if tensor.numel() else 0
+        values = tensor.detach()._array(f"one_hot without num_classes ({_SIZE})", "Give num_classes")
+        num_classes = int(values.max()) + 1 if tensor.numel() else 0
     message = f"one_hot: class {{index}} is out of range for {num_classes} classes (at {caller_site()})"
     index = ew.check_index(tensor._node, num_classes, message, negative=False)
     wide = views.expand(views.reshape(index, (*tensor.shape, 1)), (*tensor.shape, num_classes))
@@ -481,7 +491,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
         raise RuntimeError(f"bincount: minlength must not be negative, got {minlength}")
     if weights is not None and weights.shape != input.shape:
         raise RuntimeError(f"bincount: weights {list(weights.shape)} must be shaped as the input {list(input.shape)}")
-    values = input.detach()._array("bincount (a size that depends on values)")
+    values = input.detach()._array(f"bincount ({_SIZE})", "Use fp.zeros(size).scatter_add(0, index, fp.ones(...))")
     if values.size and values.min() < 0:
         raise RuntimeError("bincount: the elements must not be negative")
     size = max(int(values.max(initial=-1)) + 1, minlength)

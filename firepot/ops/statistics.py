@@ -113,7 +113,7 @@ def corrcoef(input: Tensor) -> Tensor:
 
 def _limits(input: Tensor, low: float, high: float, what: str) -> tuple[float, float]:
     if low == high and input.numel():
-        values = input.detach()._array(what)
+        values = input.detach()._array(f"{what} without a range (which is looked up in the values)", "Give min and max")
         low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise RuntimeError(f"{what}: range of [{low}, {high}] is not finite")
