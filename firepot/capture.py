@@ -214,6 +214,9 @@ class Capture:
             self._mark(self._differentiated or (self._locate(), True))
             self._differentiated = (self.origin(node)[0], True)
 
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> None:
+        """Nothing: `refuse` tells that there are no values yet."""
+
     def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         instead = instead or "Use fp.where or fp.cond for a choice, keep the number as a tensor"
         raise TraceError(

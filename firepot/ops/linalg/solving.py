@@ -366,7 +366,7 @@ class _PseudoInverse(Function):
             inverted = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(x.dtype)
             return (vh.swapaxes(-1, -2) * inverted[..., None, :]) @ u.swapaxes(-1, -2)
 
-        ctx.results = call("pinv", inverse, a, limit)
+        ctx.results = call("pinv", inverse, a, limit, core=(2, 0))
         return ctx.results
 
     @staticmethod
