@@ -157,6 +157,7 @@ class _Pad(View):
     """A border of one value; negative widths crop. params: (low, high, value) with a width for each dimension."""
 
     name = "pad"
+    filling = 2
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         low, high, _ = params
@@ -173,10 +174,6 @@ class _Pad(View):
             (i, s) for i, s, a, b in zip(inner, node.inputs[0].shape, low, high, strict=True) if a > 0 or b > 0
         )
         return inner, conditions
-
-    def fill(self, node: Node) -> bool | int | float:
-        value: bool | int | float = node.params[2]
-        return value
 
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         low, high, value = node.params
@@ -325,6 +322,7 @@ class _Windows(View):
     """params: (out, kernel, stride, dilation, padding, value)."""
 
     name = "windows"
+    filling = 5
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return inputs[0].shape[: -len(params[0])] + params[0] + params[1], inputs[0].dtype
@@ -353,10 +351,6 @@ class _Windows(View):
             if low < 0 or high >= node.inputs[0].shape[batch + d]:
                 conditions.append((s, node.inputs[0].shape[batch + d]))
         return tuple(inner), tuple(conditions)
-
-    def fill(self, node: Node) -> bool | int | float:
-        value: bool | int | float = node.params[5]
-        return value
 
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         return apply(self, inputs, node.params)
