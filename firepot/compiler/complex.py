@@ -19,7 +19,7 @@ def apart(
 ) -> tuple[Sequence[Node], Sequence[Node], Sequence[Node], Callable[[Node], Node]]:
     """(order, leaves, outputs) of a graph without complex values, and for each of its nodes the one it was made of.
 
-    Leaves that are not complex stay, and so do all nodes of graphs without complex values.
+    A graph without complex values stays as it is; else everything is made anew, over new leaves.
     """
     if not any(n.dtype.kind == "c" for n in order):
         return order, leaves, outputs, lambda node: node
@@ -35,8 +35,8 @@ def apart(
             whole[leaf] = pairs
             real_leaves.append(pairs)
         else:
-            values[leaf] = leaf
-            real_leaves.append(leaf)
+            values[leaf] = placeholder = data(leaf.shape, leaf.dtype)
+            real_leaves.append(placeholder)
     for node in order:
         if node in values:
             continue
@@ -49,8 +49,6 @@ def apart(
                 whole[node] = whole[node.inputs[0]]
         elif node.dtype.kind == "c" or any(isinstance(i, Parts) for i in inputs):
             values[node] = node.primitive.parts(node, inputs)
-        elif all(i is j for i, j in zip(inputs, node.inputs, strict=True)):
-            values[node] = node
         else:
             values[node] = apply(node.primitive, tuple(i for i in inputs if isinstance(i, Node)), node.params)
     starts.append(sequence_number())
