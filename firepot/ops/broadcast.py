@@ -12,11 +12,11 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.tensor import Tensor, default_dtype, node_of
 
-Number = bool | int | float | complex
+Number = bool | int | float
 NUMBERS = (bool, int, float, complex)
 
 
-def number_dtype(value: Number) -> DType:
+def number_dtype(value: Number | complex) -> DType:
     """The dtype that a Python number brings to a promotion."""
     if isinstance(value, bool):
         return dtypes.bool_

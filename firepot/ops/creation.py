@@ -76,7 +76,7 @@ def tensor(data: Any, *, dtype: DType | None = None, requires_grad: bool = False
     return _finish(node_of(data, dtype), requires_grad, placement)
 
 
-def _number(value: Number, dtype: DType) -> Node:
+def _number(value: Number | complex, dtype: DType) -> Node:
     """A 0-d node that holds a number. It is a value, not a constant, so that the program that uses it serves other
     numbers too; in a captured function, where it can only ever be this one, it is a constant."""
     if isinstance(value, complex) and not dtype.is_complex:
@@ -284,9 +284,9 @@ def _steps(what: str, start: Any, end: Any, steps: Any, target: DType) -> Node:
     if steps < 0:
         raise RuntimeError(f"{what}: the number of steps must not be negative, got {steps}")
     if target.is_complex:
-        given = [wrap(node_of(v, dtypes.complex128)) for v in (start, end)]
+        first, last = (node_of(v, dtypes.complex128) for v in (start, end))
         return ew.complex_(
-            *(_steps(what, *(wrap(part(v._node)) for v in given), steps, dtypes.float64) for part in (ew.real, ew.imag))
+            *(_steps(what, wrap(part(first)), wrap(part(last)), steps, dtypes.float64) for part in (ew.real, ew.imag))
         )
     position = ew.iota(steps, dtypes.float64)
     ends = [node_of(v, target if target.kind != "f" else dtypes.float64) for v in (start, end)]

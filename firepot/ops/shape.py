@@ -444,7 +444,7 @@ def pad_last(input: Tensor, low: int, high: int) -> Tensor:
     return wrap(views.pad(input._node, [*zeros, low], [*zeros, high]))
 
 
-def constant_pad(input: Tensor, pad: Sequence[int], value: complex = 0) -> Tensor:
+def constant_pad(input: Tensor, pad: Sequence[int], value: Any = 0) -> Tensor:
     """torch.nn.functional.pad's layout: (low, high) of the last dimension first."""
     low, high = [0] * input.ndim, [0] * input.ndim
     if len(pad) % 2 or len(pad) // 2 > input.ndim:

@@ -22,7 +22,7 @@ def hermitian(m: Any, a: Any) -> Any:
 
 def columns(m: Any, v: Any) -> Any:
     """What of vectors does not depend on their phases."""
-    return m.view_as_real((v[..., :, None, :] * v[..., None, :, :].conj()))
+    return m.view_as_real(v[..., :, None, :] * v[..., None, :, :].conj())
 
 
 SQUARE = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from firepot.graph import dtypes
 from firepot.graph.node import Node, Parts
@@ -20,10 +21,13 @@ from firepot.graph.primitives.elementwise import add, and_, div, eq, like, mul, 
 _LN2, _LN10 = math.log(2), math.log(10)
 
 
-def _on_parts(name: str) -> Callable[[Callable[..., Node | Parts]], Callable[..., Node | Parts]]:
+Rule = TypeVar("Rule", bound=Callable[..., Node | Parts])
+
+
+def _on_parts(name: str) -> Callable[[Rule], Rule]:
     """The decorated function says what the operation of that name does with parts."""
 
-    def register(function: Callable[..., Node | Parts]) -> Callable[..., Node | Parts]:
+    def register(function: Rule) -> Rule:
         ew.scalar_primitive(name).on_parts = function
         return function
 
@@ -98,7 +102,8 @@ def _neg(x: Parts) -> Parts:
 
 
 @_on_parts("mul")
-def _mul(x: Parts, y: Parts) -> Parts:
+def product(x: Parts, y: Parts) -> Parts:
+    """x · y."""
     return Parts(
         sub(mul(x.real, y.real), mul(x.imag, y.imag)),
         add(mul(x.real, y.imag), mul(x.imag, y.real)),
@@ -278,7 +283,7 @@ def _rsqrt(x: Parts) -> Parts:
 def _pow(x: Parts, p: Parts) -> Parts:
     """exp(p · log x); x⁰ = 1, and 0ᵖ = 0 for real parts of p above 0."""
     log = _log(x)
-    found = _exp(_mul(p, log))
+    found = _exp(product(p, log))
     zero, one = like(x.real, 0), like(x.real, 1)
     nothing = and_(and_(_is_zero(x.real), _is_zero(x.imag)), ew.gt(p.real, zero))
     unit = and_(_is_zero(p.real), _is_zero(p.imag))
@@ -409,9 +414,9 @@ def _beside_one(x: Parts, far: Node) -> tuple[Parts, Parts]:
 def _asin(x: Parts) -> Parts:
     far, log = _far(x)
     below, above = _beside_one(x, far)
-    re = ew.binary("atan2", x.real, _mul(below, above).real)
+    re = ew.binary("atan2", x.real, product(below, above).real)
     re = where(_is_zero(x.real), x.real, re)
-    im = ew.unary("asinh", _mul(Parts(below.real, neg(below.imag)), above).imag)
+    im = ew.unary("asinh", product(Parts(below.real, neg(below.imag)), above).imag)
     return Parts(
         where(far, ew.binary("atan2", x.real, _abs(x.imag)), re), where(far, _copysign(log, x.imag), _copysign(im, x.imag))
     )
@@ -423,7 +428,7 @@ def _acos(x: Parts) -> Parts:
     below, above = _beside_one(x, far)
     re = _times(ew.binary("atan2", below.real, above.real), 2)
     re = where(_is_zero(x.real), like(re, math.pi / 2), re)
-    im = ew.unary("asinh", _mul(Parts(above.real, neg(above.imag)), below).imag)
+    im = ew.unary("asinh", product(Parts(above.real, neg(above.imag)), below).imag)
     return Parts(
         where(far, ew.binary("atan2", _abs(x.imag), x.real), re),
         where(far, _copysign(log, neg(x.imag)), _copysign(im, neg(x.imag))),

@@ -9,8 +9,8 @@ from typing import Any
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Opaque, Parts, Primitive, Shape, apply, grad_mode
+from firepot.graph.primitives import complex, views
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import reduce
 
 Gradients = Sequence[Node | None]
@@ -190,7 +190,7 @@ class _Scan(Opaque):
         while step < n:
             low, high = (*(0,) * last, step), (*(0,) * last, -step)
             before = Parts(views.pad(x.real, low, high, 1), views.pad(x.imag, low, high, 0))
-            x = ew.mul_primitive.on_parts(before, x)  # type: ignore[misc]
+            x = complex.product(before, x)
             step *= 2
         return x
 

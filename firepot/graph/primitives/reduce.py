@@ -8,8 +8,8 @@ from typing import Any
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Parts, Primitive, Shape, apply, grad_mode, unchanged
+from firepot.graph.primitives import complex, views
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
 
 Gradients = Sequence[Node | None]
 
@@ -73,8 +73,8 @@ def _product(x: Parts) -> Parts:
 
     while (n := x.real.shape[-1]) > 1:
         a, b, rest = piece(0, n // 2), piece(n // 2, n // 2), piece(n // 2 * 2, n % 2)
-        product = ew.mul_primitive.on_parts(a, b)  # type: ignore[misc]
-        x = Parts(*(views.concatenate(p, len(shape)) for p in zip(product, rest, strict=True))) if n % 2 else product
+        both = complex.product(a, b)
+        x = Parts(*(views.concatenate(p, len(shape)) for p in zip(both, rest, strict=True))) if n % 2 else both
     if n == 0:
         return Parts(ew.full(shape, 1, x.real.dtype), ew.full(shape, 0, x.real.dtype))
     return Parts(views.reshape(x.real, shape), views.reshape(x.imag, shape))

@@ -183,7 +183,7 @@ class _Pad(View):
 pad_primitive = _Pad()
 
 
-def pad(x: Node, low: Sequence[int], high: Sequence[int], value: bool | int | float = 0) -> Node:
+def pad(x: Node, low: Sequence[int], high: Sequence[int], value: complex = 0) -> Node:
     if not any(low) and not any(high):
         return unchanged(x)
     return apply(pad_primitive, (x,), (tuple(low), tuple(high), value))
