@@ -159,7 +159,7 @@ class Lowering:
     def _convolution(self, node: Node) -> tuple[Convolution, tuple[Access, Access]]:
         from firepot.kernels.llvm import convolution
 
-        mode, size, kernel, out_size, stride, padding, dilation, groups = node.params
+        mode, size, kernel, out_size, stride, padding, dilation, groups, _ = node.params
         a, b = (self._access(i) for i in node.inputs)
         if mode == "forward":
             batch, channels = node.inputs[0].shape[:2]

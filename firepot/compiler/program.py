@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from firepot.compiler import debug
 from firepot.compiler.assemble import Assembly, assemble
@@ -64,6 +64,7 @@ class Passes:
     merge: bool = True  # kernels that share an iteration space joined
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
+    dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
     share_memory: bool = True  # values that do not live at the same time in the same place
     # What a kernel makes of a constant input (packed or transformed weights) is kept in memory of its own from run to
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
@@ -110,7 +111,7 @@ def build(
         groups = schedule(groups, within, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
-    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
+    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
     prepared = _prepared(steps, storage, inputs, constants) if passes.prepare else {}
     program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared)
     program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
@@ -165,7 +166,7 @@ def _assign_storage(
 
 def _lower(
     groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout],
-    assembled: set[Node],
+    assembled: set[Node], dots: bool,
 ) -> list[Step]:  # fmt: skip
     needed = set(outputs)
     for g in groups:
@@ -175,7 +176,8 @@ def _lower(
         else:
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
-    lowering = Lowering(storage, opaque, processor())
+    host = processor()
+    lowering = Lowering(storage, opaque, host if dots else replace(host, bf16_dot=False, int8_dot=False))
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue
@@ -191,7 +193,7 @@ def _lower(
             continue
         stored = {r for r in g.roots if r in needed and r.size}
         nest, reads = rebased(*build_nest(g, storage, stored, layouts))
-        kernel = nest_generator.lower(nest, processor())
+        kernel = nest_generator.lower(nest, host)
         lowering.steps.append(Step(kernel, reads, tuple(g.roots), nest))
     return lowering.steps
 

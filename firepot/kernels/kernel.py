@@ -36,7 +36,8 @@ class Kernel:
     explicit:   vector code in which nothing is left to hoist or to find twice: a short pipeline of LLVM's passes makes of
                 it what O2 makes, in a third of the time
     aliases:    pairs (operand read, operand written) that may be the same memory
-    flops, bytes: floating point operations and compulsory memory traffic, for `explain`
+    flops, bytes: arithmetic operations and compulsory memory traffic, for `explain`
+    rate:       how many of its operations take the time of one of float32: 2 or 4 with dot-product instructions
     """
 
     key: str
@@ -51,4 +52,5 @@ class Kernel:
     explicit: bool = False
     flops: int = 0
     bytes: int = 0
+    rate: int = 1
     aliases: frozenset[tuple[int, int]] = frozenset()

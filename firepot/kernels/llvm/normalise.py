@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from firepot.graph.index import Atom, Axis, Computed, Index, Quotient, Remainder
-from firepot.kernels.loops import CheckedIndex, Expr, Guard, Load, Nest, Op, Position, Reduce, Reduced, Stage, Store
+from firepot.kernels.loops import (
+    CheckedIndex,
+    Expr,
+    Guard,
+    Load,
+    Nest,
+    Op,
+    Position,
+    Reduce,
+    Reduced,
+    Stage,
+    Store,
+    children,
+)
 
 
 def indices(nest: Nest) -> list[Index]:
@@ -119,14 +132,38 @@ def substitute(
 
 
 def normalise(nest: Nest) -> Nest:
-    """Drop loops of one iteration, split axes under quotients and remainders, join what is contiguous."""
+    """Drop loops of one iteration, split axes under quotients and remainders, join what is contiguous, and bring
+    together the stages that can share one pass over the inner axes."""
     nest = _without_ones(nest)
     for _ in range(8):
         split = _splittable(nest)
         if split is None:
             break
         nest = _split(nest, *split)
-    return _collapse(nest)
+    return _by_pass(_collapse(nest))
+
+
+def _by_pass(nest: Nest) -> Nest:
+    """Stages in the order of the folds that they wait for: all that read none first, so that one pass makes them."""
+    depth: dict[Stage, int] = {}  # how many folds, one after the other, a stage waits for
+
+    def waits(expr: Expr, seen: set[int]) -> int:
+        if id(expr) in seen:
+            return 0
+        seen.add(id(expr))
+        if isinstance(expr, Reduced):
+            return depth[expr.stage] + 1
+        return max((waits(part, seen) for part in children(expr)), default=0)
+
+    for stage in nest.stages:
+        depth[stage] = waits(stage.value, set())
+    if not any(depth.values()):
+        return nest
+
+    def turn(stage: Stage) -> int:
+        return 2 * depth[stage] if stage.axes else max(2 * depth[stage] - 1, 1)
+
+    return Nest(nest.axes, tuple(sorted(nest.stages, key=turn)), nest.operands)
 
 
 def _without_ones(nest: Nest) -> Nest:
