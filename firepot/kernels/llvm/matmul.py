@@ -135,6 +135,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
         prepares=(1, columns) if 2 * plan.y_bytes >= size else None,
         unordered=not direct,
         parallel=work >= _SERIAL,
+        explicit=True,
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
         + (following.bytes if following else (d.accumulate if d.dtype.is_integer else d.dtype).size * d.batch * d.m * d.n),
