@@ -33,7 +33,7 @@ class Executor:
             else:
                 base_of_output[number] = runtime.FIRST + inputs + len(self._fresh)
                 self._fresh.append((number, max(storage.size * storage.dtype.size, 1)))
-        steps = []
+        steps: list[runtime.Step | tuple[runtime.Step | runtime.Loop, ...]] = []
         kept: dict[tuple[int, int, str, int], Buffer] = {}
         for t, step in enumerate(program.steps):
             operands = []
@@ -50,6 +50,9 @@ class Executor:
             elif program.workspaces[t] >= 0:
                 operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
             guard = t == program.guard_step
+            if step.plan is not None:
+                steps.append(step.plan.steps(operands))
+                continue
             steps.append(runtime.Step(step.kernel, tuple(operands), guard, prepared=t in program.prepared))
         self.executable = runtime.Executable(
             steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated
