@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from firepot.graph.node import Node
@@ -84,6 +84,9 @@ class Recording:
             self.parent.grad_written(tensor)
         if id(tensor) not in self._own:
             self.grads.setdefault(id(tensor), (tensor, tensor._grad))
+
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> Any:
+        """Nothing: there are no values yet."""
 
     def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         raise NotImplementedError

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
@@ -110,8 +111,8 @@ class _Plan:
                 self.shape.append(1)
             elif isinstance(item, slice):
                 start, stop, step = (None if v is None else int(v) for v in (item.start, item.stop, item.step))
-                if step is not None and step <= 0:
-                    raise ValueError("slice step must be positive; use flip for a reversed order")
+                if step == 0:
+                    raise ValueError(f"slice step must not be 0, as it is for dimension {d}")
                 begin, end, by = slice(start, stop, step).indices(x.shape[d])
                 count = max(0, -(-(end - begin) // by))
                 self._view(begin if count else 0, count, by)
@@ -163,7 +164,13 @@ class _Plan:
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """input[index], with NumPy's and PyTorch's rules for slices, None, …, integers, masks and integer tensors."""
+    """input[index], with NumPy's and PyTorch's rules for slices, None, …, integers, masks and integer tensors.
+
+    Slices may go backwards, as the array API standard has it (PyTorch refuses them).
+
+    >>> fp.arange(5)[::-2]
+    tensor([4, 2, 0])
+    """
     domain = domain_of(input, index)
     if domain is not None:
         return read(input, index, domain)
@@ -414,6 +421,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return _index_update(input, dim, index, node, "add", "index_add")
 
 
+@autocasts
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """input with source written at the indices of a dimension."""
     if source.dtype is not input.dtype:

@@ -121,13 +121,15 @@ class Executable:
     bases:       how many addresses `run` takes
     arena_bytes: memory for intermediates
     repeatable:  no step overwrites what the program was given, so a run may end half-way and begin again
+    functions:   the native functions of each step; None: the engine is asked for them
 
     Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
     """
 
     def __init__(
-        self, steps: Sequence[Step | Loop | tuple[Step | Loop, ...]], bases: int, arena_bytes: int = 0, arena: Arena = _arena, repeatable: bool = False
-    ) -> None:
+        self, steps: Sequence[Step | Loop | tuple[Step | Loop, ...]], bases: int, arena_bytes: int = 0,
+        arena: Arena = _arena, repeatable: bool = False, functions: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.bases = bases
         self.arena_bytes = arena_bytes
@@ -135,16 +137,18 @@ class Executable:
         self.scratch_bytes = max((step.kernel.scratch for step in kernels), default=0)
         self.repeatable = repeatable
         self._arena = arena
-        functions = dict(
-            zip([s.kernel.key for s in kernels], engine.load([step.kernel for step in kernels]), strict=True)
-        )
+        table: dict[str, tuple[int, ...]] = {}
+        if functions is not None:
+            table = {s.kernel.key: f for s, f in zip(self.steps, functions, strict=True) if isinstance(s, Step)}
+        missing = {step.kernel.key: step.kernel for step in kernels if step.kernel.key not in table}
+        table.update(zip(missing, engine.load(list(missing.values())), strict=True))
         self._constants = [
             operand.base for step in kernels for operand in step.operands if isinstance(operand.base, Buffer)
         ]
-        self._whole, self._whole_steps = self._lay_out(functions, leave_out=False)
+        self._whole, self._whole_steps = self._lay_out(table, leave_out=False)
         self._short, self._short_steps = self._whole, self._whole_steps
         if any(step.prepared for step in kernels):
-            self._short, self._short_steps = self._lay_out(functions, leave_out=True)
+            self._short, self._short_steps = self._lay_out(table, leave_out=True)
         words = walker.CALL_BASES + FIRST + bases
         self._call_type: type[ctypes.Array[ctypes.c_int64]] = ctypes.c_int64 * words
         self._call_layout = struct.Struct(f"={words}q")
