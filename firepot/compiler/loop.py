@@ -120,24 +120,24 @@ def lower(context: Lowering, node: Node) -> None:
             read[body.carries[p.result]], written[p.result] = here, here.moved(step)
         else:
             read[body.carries[p.result]] = Place(operand, p.start * size)
-    for n, carry in enumerate(body.carries):
+    for c, carry in enumerate(body.carries):
         size = carry.size * carry.dtype.size
         if carry not in read:  # nobody asks for its last value
             read[carry] = reserve(size)
-        if n not in written:
-            written[n] = reserve(size)
-            copied.append((carry, written[n], read[carry]))
-    for n, (placeholder, found) in enumerate(zip(body.placeholders, reads, strict=True)):
-        if n >= count + given:
-            read[placeholder] = Place(n, 0)
-        elif n >= count:
+        if c not in written:
+            written[c] = reserve(size)
+            copied.append((carry, written[c], read[carry]))
+    for number, (placeholder, found) in enumerate(zip(body.placeholders, reads, strict=True)):
+        if number >= count + given:
+            read[placeholder] = Place(number, 0)
+        elif number >= count:
             step = found.strides[0] * found.storage.dtype.size if length > 1 else 0
-            read[placeholder] = Place(n, (length - 1) * step * reverse, way * step)
-    results = [n for n in range(len(body.results)) if n in written]
-    inner, placeholders = _program([body.results[n] for n in results])
+            read[placeholder] = Place(number, (length - 1) * step * reverse, way * step)
+    results = [r for r in range(len(body.results)) if r in written]
+    inner, placeholders = _program([body.results[r] for r in results])
     at = reserve(inner.arena).offset
-    steps = _steps(inner, [read[p] for p in placeholders], [written[n] for n in results], at)
-    firsts = [(c, Place(n, 0), Place(read[c].operand, read[c].offset)) for n, c in enumerate(body.carries)]
+    steps = _steps(inner, [read[p] for p in placeholders], [written[r] for r in results], at)
+    firsts = [(p, Place(c, 0), Place(read[p].operand, read[p].offset)) for c, p in enumerate(body.carries)]
     first = _copies(firsts)
     steps += _copies(copied)
     label = f"loop {length}x({len(steps)} kernels: {steps[0].kernel.label if steps else ''})"

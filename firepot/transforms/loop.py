@@ -217,21 +217,21 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
 
     for c, p in zip(floating, carried, strict=True):
         _add(weights, body.results[c], mark(p, grad_mode.enabled))
-    for p in pieces(body, length, reverse, saved, dtype):
-        if p.result >= count:
-            found = _nonzero(g, p.start, length * p.pitch)
-            if found is not None:
-                stacks.append(views.reshape(found, (length, p.pitch)))
-                _add(weights, body.results[p.result], received(p.result))
+    for piece in pieces(body, length, reverse, saved, dtype):
+        if piece.result >= count:
+            received_rows = _nonzero(g, piece.start, length * piece.pitch)
+            if received_rows is not None:
+                stacks.append(views.reshape(received_rows, (length, piece.pitch)))
+                _add(weights, body.results[piece.result], received(piece.result))
             continue
-        last = p.start + (0 if reverse else length * p.pitch)
-        end = _nonzero(g, last, p.size)
+        last = piece.start + (0 if reverse else length * piece.pitch)
+        end = _nonzero(g, last, piece.size)
         if end is not None:
-            begin[floating.index(p.result)] = views.reshape(end, body.carries[p.result].shape)
-        between = _nonzero(g, p.start + (p.pitch if reverse else 0), length * p.pitch)
+            begin[floating.index(piece.result)] = views.reshape(end, body.carries[piece.result].shape)
+        between = _nonzero(g, piece.start + (piece.pitch if reverse else 0), length * piece.pitch)
         if between is not None:
-            stacks.append(views.reshape(between, (length, p.pitch)))
-            later[p.result] = received(p.result)
+            stacks.append(views.reshape(between, (length, piece.pitch)))
+            later[piece.result] = received(piece.result)
     weights = {n: w for n, w in weights.items() if n.requires_grad}
     wanted = [*(handles[c] for c in floating), *(handles[count + x] for x in wanted_rows)]
     wanted += [handles[count + given + k] for k in by_constants]
@@ -356,10 +356,9 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
             (whole,) = rewriting.spread([one], [False])
         results.append(one if whole is None else whole)
     handles = []
-    for p, h, n in zip(body.placeholders, body.handles, new, strict=True):
+    for h in body.handles:
         (whole,) = rewriting.rewrite([h])
         handles.append(h if whole is None else whole)
-        del p, n
     larger = Body(new[:count], new[count : count + given], new[count + given :], handles, results)
     values = []
     for n, (i, p) in enumerate(zip(inputs, body.placeholders, strict=True)):
