@@ -131,7 +131,7 @@ class Jitted:
         traces = [trace for found in self._traces.values() for trace in found]
         if len(traces) <= self.max_traces:
             return False
-        return len(traces) > _REMEMBERED or len({id(trace.executor.program) for trace in traces}) > self.max_traces
+        return len(traces) > _REMEMBERED or len({id(trace.executor.plan) for trace in traces}) > self.max_traces
 
     def _drop_one(self) -> None:
         key, traces = next(iter(self._traces.items()))

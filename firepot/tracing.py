@@ -23,6 +23,8 @@ class Trace(Protocol):
     """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded.
 
     lasting: what is recorded is to be computed like anything else; it is no mere description of later runs
+    on_host: the results of a call that needs its arguments' values, made for all examples at once; None where no
+        argument differs between examples
     """
 
     @property
@@ -38,6 +40,7 @@ class Trace(Protocol):
     def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None: ...
     def differentiating(self, node: Node) -> None: ...
     def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None: ...
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> Any: ...
 
 
 class Mapping(Protocol):

@@ -30,6 +30,7 @@ from firepot.transforms.enlarge import Digit, Dimension, Enlargement, Unsupporte
 
 if TYPE_CHECKING:
     from firepot.compiler.execute import Executor
+    from firepot.compiler.plan import Plan
     from firepot.compiler.program import Program
 
 _REFERENCES = 64  # recordings at padded sizes that are kept
@@ -220,7 +221,8 @@ class VaryingSizes:
             enlargement.dimension(true, padded)
         outputs = enlargement.rewrite(recorded.outputs, reference.outputs)
         nodes = [o.node for o in outputs]
-        key, leaves, order = simplify.structure(nodes)
+        graph = simplify.recorded(nodes)
+        leaves = graph.leaves
         number = {node: i for i, node in enumerate(enlargement.number_nodes)}
         role_of = {value.node: role for role, value in inputs.items()}
         where = {role: i for i, role in enumerate(recorded.roles)}
@@ -237,16 +239,15 @@ class VaryingSizes:
         }
         constants = [place[i] for i in recorded.constants if i in place and i not in longer]
         told = tuple(role_of.get(n, ("number", number.get(n, -1))) for n in leaves)
-        identity = (key, told, tuple(sorted(donations.items())), tuple(constants))
+        identity = (graph.key, told, tuple(sorted(donations.items())), tuple(constants))
         executor = self._programs.get(identity)
         reused = executor is not None
         if executor is None:
             from firepot.compiler.driver import compiled  # here, as it is much of `import firepot`'s time
 
-            placeholders, copies = simplify.simplify(order, leaves, nodes)
             spans = ", ".join(f"{p} for {t}" for t, p in sizes if t != p)
             reason = f"{recorded.reason} (padded to {spans})"
-            executor = compiled(placeholders, copies, donations, recorded.name, reason, constants)
+            executor = compiled(graph, donations, recorded.name, reason, constants)
             self._programs[identity] = executor
         else:
             log.reused += 1
@@ -321,8 +322,12 @@ class SharedExecutor:
         self.donated = donated
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Program | None:
         return self.executor.program
+
+    @property
+    def plan(self) -> Plan:
+        return self.executor.plan
 
     def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
         given = list(inputs)

@@ -90,7 +90,7 @@ class _Plan:
             return int(item)
         if isinstance(item, Tensor):
             node = item._node
-            if node.dtype.kind == "f":
+            if node.dtype.is_inexact:
                 raise IndexError(f"tensors used as indices must be integers or bools, not {node.dtype.name}")
             return node
         array = np.asarray(

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from firepot.autocast_mode import autocasts, lowered
+from firepot.graph.dtypes import DType
 from firepot.graph.dtypes import bool_ as _bool
 from firepot.graph.dtypes import float32 as _float32
+from firepot.graph.dtypes import int8 as _int8
+from firepot.graph.dtypes import int32 as _int32
 from firepot.graph.dtypes import int64 as _int64
 from firepot.graph.dtypes import promote as _promote
 from firepot.graph.node import Node
@@ -20,8 +23,8 @@ from firepot.ops.broadcast import axis_of, broadcast_shapes, promoted
 from firepot.tensor import Tensor, wrap
 
 __all__ = [
-    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "ger", "inner", "matmul", "matrix_power", "mm",
-    "mv", "outer", "tensordot", "vdot",
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "ger", "inner", "int_mm", "matmul", "matrix_power",
+    "mm", "mv", "outer", "tensordot", "vdot",
 ]  # fmt: skip
 
 
@@ -41,13 +44,34 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     (n)·(n) -> (); (…, m, k)·(k) -> (…, m); (k)·(…, k, n) -> (…, n); (…, m, k)·(…, k, n) -> (…, m, n), batch
     dimensions broadcast. Raises RuntimeError where the inner sizes differ.
     """
-    x, y = _same_dtype("matmul", input, other)
+    return _product("matmul", *_same_dtype("matmul", input, other))
+
+
+def int_mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of int8 tensors in int32, which is exact: (…, m, k)·(…, k, n) -> (…, m, n), as matmul.
+
+    Sums beyond 2³¹ − 1, which take 131,072 products at least, wrap around. PyTorch has this as torch._int_mm. On
+    processors with AVX512_VNNI about three times as fast as a float32 product. RuntimeError where an operand is not int8
+    or sizes do not fit.
+
+    >>> fp.int_mm(fp.tensor([[100, 100]], dtype=fp.int8), fp.tensor([[100], [-20]], dtype=fp.int8))
+    tensor([[8000]], dtype=firepot.int32)
+    """
+    if input.dtype is not _int8 or mat2.dtype is not _int8:
+        raise RuntimeError(
+            f"int_mm: expected two int8 tensors, got {input.dtype.name} and {mat2.dtype.name}; F.quantize makes int8 of "
+            "floating-point numbers"
+        )
+    return _product("int_mm", input._node, mat2._node, _int32)
+
+
+def _product(what: str, x: Node, y: Node, dtype: DType | None = None) -> Tensor:
     if not x.shape or not y.shape:
-        raise RuntimeError("matmul: both arguments need at least one dimension; use * for numbers")
+        raise RuntimeError(f"{what}: both arguments need at least one dimension; use * for numbers")
     inner_x, inner_y = x.shape[-1], y.shape[-2] if len(y.shape) > 1 else y.shape[0]
     if inner_x != inner_y:
         raise RuntimeError(
-            f"matmul: shapes {list(x.shape)} and {list(y.shape)} cannot be multiplied; the last size of the first "
+            f"{what}: shapes {list(x.shape)} and {list(y.shape)} cannot be multiplied; the last size of the first "
             f"({inner_x}) must equal the {'second last' if len(y.shape) > 1 else ''} size of the second ({inner_y})"
         )
     row, column = len(x.shape) == 1, len(y.shape) == 1
@@ -55,7 +79,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         x = views.reshape(x, (1, inner_x))
     if column:
         y = views.reshape(y, (inner_y, 1))
-    result = _batched(x, y)
+    result = _batched(x, y, what, dtype)
     shape = result.shape
     if column:
         shape = shape[:-1]
@@ -64,17 +88,17 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     return wrap(views.reshape(result, shape))
 
 
-def _batched(x: Node, y: Node) -> Node:
+def _batched(x: Node, y: Node, what: str, dtype: DType | None = None) -> Node:
     m, k, n = x.shape[-2], x.shape[-1], y.shape[-1]
     if len(y.shape) == 2:  # one matrix for all rows: a single tall product
         flat = views.reshape(x, (1, math.prod(x.shape[:-1]), k))
-        out = cn.contract(flat, views.reshape(y, (1, k, n)))
+        out = cn.contract(flat, views.reshape(y, (1, k, n)), dtype)
         return views.reshape(out, (*x.shape[:-1], n))
-    batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], what="matmul")
+    batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], what=what)
     count = math.prod(batch)
     left = _batch(x, batch, count)
     right = _batch(y, batch, count)
-    return views.reshape(cn.contract(left, right), (*batch, m, n))
+    return views.reshape(cn.contract(left, right, dtype), (*batch, m, n))
 
 
 def _batch(x: Node, batch: tuple[int, ...], count: int) -> Node:
@@ -149,7 +173,7 @@ def _weighted_sum(what: str, input: Tensor, product: Tensor, beta: Any, alpha: A
         raise RuntimeError(
             f"{what}: expected operands of one dtype, got {input.dtype.name} and {product.dtype.name}; convert with .to()"
         )
-    if product.dtype.kind != "f":
+    if not product.dtype.is_inexact:
         beta, alpha = (bool if product.dtype.kind == "b" else int)(beta), (bool if product.dtype.kind == "b" else int)(alpha)
     shape = broadcast_shapes(input.shape, product.shape, what=what)
     if shape != product.shape:
@@ -205,8 +229,8 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alph
 
 
 def vdot(input: Tensor, other: Tensor) -> Tensor:
-    """The inner product of two vectors (of real numbers: dot)."""
-    return dot(input, other)
+    """The inner product of two vectors, the first one conjugated."""
+    return dot(wrap(ew.conj(input._node)), other)
 
 
 def matrix_power(input: Tensor, n: int) -> Tensor:

@@ -61,6 +61,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         parallel=c.products >= _SERIAL,
         flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,
+        rate=1 if isinstance(plan, (Depthwise, Winograd, WinogradWeight)) else plan.numbers,
         aliases=following.aliases if following else frozenset(),
     )
 
@@ -101,4 +102,6 @@ def _numbers(c: Convolution, processor: Any) -> int:
     numbers = dots.numbers_of_a_word(c.dtype, c.accumulate, processor)
     if c.mode == "weight_grad":
         return numbers if c.first_strides[1] == c.second_strides[1] == 1 else 1
+    if numbers == 4 and c.mode != "forward":
+        return 1
     return numbers if c.groups == 1 or c.source_channels // c.groups % numbers == 0 else 1

@@ -21,7 +21,7 @@ from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
 from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
 from firepot.kernels.llvm.epilogue import Epilogue
-from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.matmul import workspace
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
 from firepot.kernels.llvm.word_panels import Filter
@@ -244,8 +244,9 @@ def _pack_numbers(b: Builder, f: Filter, accumulate: DType) -> None:
         whole = f.channels // lanes * lanes
         with b.loop(0, whole, lanes) as channel:
             rows = [
-                load_element(
-                    b, b.element(f.source, element, b.add(b.add(line, f.offsets[0]), channel)), f.dtype, lanes, None
+                load_as(
+                    b, b.element(f.source, element, b.add(b.add(line, f.offsets[0]), channel)), f.dtype, accumulate,
+                    lanes, None,
                 )
                 for line in f.lines
             ]
@@ -257,7 +258,7 @@ def _pack_numbers(b: Builder, f: Filter, accumulate: DType) -> None:
         where = b.mul(b.add(b.mul(t, f.channels), channel), f.columns)
         for i in range(1 if f.contiguous else lanes):
             there = b.element(f.source, element, b.add(f.lines[i], offset))
-            value = load_element(b, there, f.dtype, lanes if f.contiguous else 1, mask)
+            value = load_as(b, there, f.dtype, accumulate, lanes if f.contiguous else 1, mask)
             b.store(value, b.element(f.target, type, b.add(where, i)))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from firepot.kernels.llvm import dots
 from firepot.kernels.llvm.builder import Builder, Operand, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Five, Sweep, Triple
-from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 
 _LANES = 16  # of the copying loops
 
@@ -179,7 +179,7 @@ def _copy_positions(
     else:
         with b.loop(0, s.channels) as channel, b.loop(0, s.size[2], unroll=4) as x:
             place = b.add(b.add(origin, b.mul(x, strides[4])), b.mul(channel, strides[1]))
-            value = load_element(b, b.element(operand, element, place), c.dtype, 1, None)
+            value = load_as(b, b.element(operand, element, place), c.dtype, c.accumulate, 1, None)
             b.store(value, b.element(target, type, b.add(b.mul(x, s.channels), channel)))
 
 
@@ -230,7 +230,7 @@ def _copy_line(b: Builder, c: Convolution, operand: Value, origin: Value, target
 
     def move(i: Operand, lanes: int) -> None:
         place = b.element(operand, element, b.add(origin, i))
-        b.store(load_element(b, place, c.dtype, lanes, None), b.element(target, type, i))
+        b.store(load_as(b, place, c.dtype, c.accumulate, lanes, None), b.element(target, type, i))
 
     whole = count // _LANES * _LANES
     if whole:

@@ -20,7 +20,7 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm import dots, matmul_rows, word_panels
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
-from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
 
 _K_BLOCK = 1024
@@ -130,7 +130,8 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
         parallel=work >= _SERIAL,
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
-        + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
+        + (following.bytes if following else (d.accumulate if d.dtype.is_integer else d.dtype).size * d.batch * d.m * d.n),
+        rate=numbers,
         aliases=following.aliases if following else frozenset(),
     )
 
@@ -201,7 +202,7 @@ def _pack(
     else:
         pack_panel(
             b, source, d.dtype, plan.tile.lanes, origin, target, count=count, depth=d.k, across=across, along=along,
-            first=first, total=total,
+            first=first, total=total, wide=d.accumulate,
         )  # fmt: skip
 
 
@@ -212,14 +213,16 @@ def workspace(b: Builder) -> Value:
 
 def pack_panel(
     b: Builder, source: Value, dtype: DType, lanes: int, origin: Value, target: Value, count: int, depth: int,
-    across: int, along: int, first: Value, total: int,
+    across: int, along: int, first: Value, total: int, wide: DType | None = None,
 ) -> None:  # fmt: skip
     """One panel: target[k · count + i] = source[origin + i · across + k · along] for k < depth.
 
-    Where first + i ≥ total, what is written is unspecified but finite if the source is. Half precision becomes float32.
+    Where first + i ≥ total, what is written is unspecified but finite if the source is. Half precision becomes float32,
+    integers become `wide`.
     """
     element = memory_type(dtype)
-    type = register_type(dtype)
+    wide = wide or dtype
+    type = register_type(wide)
     pieces = range(0, count, lanes)
     if across == 1:  # copy rows of `count`
         with b.loop(0, depth) as k:
@@ -229,9 +232,9 @@ def pack_panel(
                 mask = b.compare("slt", b.lane_numbers(lanes), b.splat(limit, lanes)) if lanes > 1 else None
                 place = b.element(source, element, b.add(b.add(origin, i), b.mul(k, along)))
                 if lanes > 1:
-                    value = load_element(b, place, dtype, lanes, _narrow(b, mask, width, lanes))
+                    value = load_as(b, place, dtype, wide, lanes, _narrow(b, mask, width, lanes))
                 else:
-                    value = load_element(b, b.element(source, element, b.add(origin, b.mul(k, along))), dtype, 1, None)
+                    value = load_as(b, b.element(source, element, b.add(origin, b.mul(k, along))), dtype, wide, 1, None)
                 _store_packed(b, value, b.element(target, type, b.add(b.mul(k, count), i)), width, lanes)
         return
     whole = depth // lanes * lanes if along == 1 and lanes > 1 else 0
@@ -246,7 +249,7 @@ def pack_panel(
                         continue
                     row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
                     place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), k)
-                    rows.append(load_element(b, b.element(source, element, place), dtype, lanes, None))
+                    rows.append(load_as(b, b.element(source, element, place), dtype, wide, lanes, None))
                 for step, column in enumerate(transpose(b, rows)):
                     place = b.element(target, type, b.add(b.mul(b.add(k, step), count), i))
                     _store_packed(b, column, place, width, lanes)
@@ -254,7 +257,7 @@ def pack_panel(
             for r in range(width):
                 row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
                 place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), b.mul(k, along))
-                value = load_element(b, b.element(source, element, place), dtype, 1, None)
+                value = load_as(b, b.element(source, element, place), dtype, wide, 1, None)
                 b.store(value, b.element(target, type, b.add(b.mul(k, count), i + r)))
 
 

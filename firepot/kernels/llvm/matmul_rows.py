@@ -3,7 +3,8 @@
 Such a product reads each number of y for few multiply-adds, so that packing y would cost more than the product. Where
 k is contiguous in both operands (x @ W.T with W row-major: a linear layer on one sample), a task takes as many columns
 as a vector has lanes. Each column has a vector accumulator for each row; at the end their transpose is summed. Where the
-processor has dot-product instructions for the dtype (dots.py), a vector holds words of several numbers along k.
+processor has dot-product instructions for the dtype (dots.py), a vector holds words of several numbers along k; where these
+are int8, a further row of accumulators sums the numbers of y.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm import dots
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
-from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.tile import lane_mask, transpose
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any, parallel: bool) -> Kern
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (x_batches * d.m * d.k + y_batches * d.k * d.n)
         + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
+        rate=numbers,
         aliases=following.aliases if following else frozenset(),
     )
 
@@ -88,14 +90,15 @@ def _block(
 ) -> list[Value]:
     """For each row, a vector of the `lanes` results from `column` on. Lanes beyond n are unspecified."""
     width = min(lanes, d.n)
-    group = min(width, max(1, registers // 2 // d.m))  # columns whose accumulators stay in registers together
+    shifted = numbers == 4  # x is taken 128 too large
+    group = min(width, max(1, registers // 2 // (d.m + shifted)))  # columns whose accumulators stay in registers together
     type = vector(register_type(d.accumulate), lanes)
     zero = b.constant(0, type)
     x = [
         _place(b, b.operand(0), d.dtype, b.add(b.mul(batch, d.x_strides[0]), row * d.x_strides[1]))
         for row in range(d.m)
     ]  # fmt: skip
-    sums: list[list[Value]] = [[] for _ in range(d.m)]
+    sums: list[list[Value]] = [[] for _ in range(d.m + shifted)]
     taken = lanes * numbers  # along k in a step
     whole = d.k // taken * taken
     for first in range(0, width, group):
@@ -105,7 +108,7 @@ def _block(
             inside = b.intrinsic("llvm.umin", "i64", b.add(column, i), b.index(d.n - 1))
             origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(inside, d.y_strides[2]))
             y.append(_place(b, b.operand(1), d.dtype, origin))
-        slots = [[b.variable(type) for _ in y] for _ in x]
+        slots = [[b.variable(type) for _ in y] for _ in sums]
         for row in slots:
             for slot in row:
                 b.set(slot, zero)
@@ -115,7 +118,11 @@ def _block(
             _step(b, d, lanes, numbers, x, y, slots, b.index(whole), b.tail_mask(b.index(d.k - whole), taken))
         for found, row in zip(sums, slots, strict=True):
             found.extend(b.get(slot, type) for slot in row)
-    return [_total(b, transpose(b, found + [zero] * (lanes - width))) for found in sums]
+    results = [_total(b, transpose(b, found + [zero] * (lanes - width))) for found in sums]
+    if shifted:
+        excess = b.mul(results.pop(), 128)
+        results = [b.sub(result, excess) for result in results]
+    return results
 
 
 def _step(
@@ -127,11 +134,13 @@ def _step(
 
     def load(pointer: Value) -> Value:
         if numbers == 1:
-            return load_element(b, _place(b, pointer, d.dtype, k), d.dtype, lanes, mask)
+            return load_as(b, _place(b, pointer, d.dtype, k), d.dtype, d.accumulate, lanes, mask)
         raw = dots.load_numbers(b, pointer, d.dtype, k, lanes * numbers, mask)
         return b.convert("bitcast", raw, vector(dots.WORD, lanes))
 
     factors = [load(place) for place in x]
+    if numbers == 4:
+        factors = [*(dots.unsigned(b, value) for value in factors), b.constant(0x01010101, vector(dots.WORD, lanes))]
     for c, place in enumerate(y):
         weights = load(place)
         for value, row in zip(factors, slots, strict=True):

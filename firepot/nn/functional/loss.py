@@ -245,8 +245,10 @@ def smooth_l1_loss(
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
     distance = ops.abs(input - target)
-    loss = ops.where(distance < beta, ops.square(distance) * (0.5 / beta), distance - 0.5 * beta)
-    return _reduced(loss, reduction)
+    near = distance < beta
+    # The square of what is near only: that of an infinite distance would make the gradient NaN.
+    square = ops.square(ops.where(near, distance, 0.0))
+    return _reduced(ops.where(near, square * (0.5 / beta), distance - 0.5 * beta), reduction)
 
 
 @autocasts
@@ -257,7 +259,9 @@ def huber_loss(
     if delta <= 0:
         raise RuntimeError(f"huber_loss: delta must be positive, got {delta}")
     distance = ops.abs(input - target)
-    loss = ops.where(distance <= delta, ops.square(distance) * 0.5, (distance - 0.5 * delta) * delta)
+    near = distance <= delta
+    square = ops.square(ops.where(near, distance, 0.0))  # as in smooth_l1_loss
+    loss = ops.where(near, square * 0.5, (distance - 0.5 * delta) * delta)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
