@@ -8,7 +8,8 @@
     python -m conformance random --seconds 60 --seed 0    # random programs
 
 Each entry runs in a worker process with a time limit, so that a crash or an endless loop names its entry. Results are
-kept in build/conformance/results.jsonl; a run that was stopped goes on where it was.
+kept in build/conformance/results.jsonl; a run that was stopped goes on where it was, and a database's section of the page
+is written when all of its entries have results.
 """
 
 from __future__ import annotations
@@ -132,8 +133,9 @@ def main() -> None:
     for t in threads:
         t.join()
     given.results.write_text("".join(json.dumps(r) + "\n" for r in results.values()))
-    if given.only is None and given.suite is None:
-        report.write(given.output, report.databases({k: results[k] for k in names if k in results}, given.samples))
+    whole = {s for s, _ in names} - {s for s, n in names if (s, n) not in results}
+    if given.only is None:
+        report.write(given.output, report.databases({k: results[k] for k in names if k[0] in whole}, given.samples))
     print(report.summary(results))
 
 

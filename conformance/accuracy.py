@@ -4,6 +4,8 @@
     python -m conformance accuracy --stride 1     # every float: 4.3 billion a function
     python -m conformance accuracy --only exp "s*"
 
+Results are kept in build/conformance/; a run that was stopped goes on where it was.
+
 The oracle is PyTorch in float64, whose errors lie far below a float32's last place. One unit is the distance of
 neighbouring float32 numbers at the exact result; half a unit is correct rounding.
 """
@@ -13,9 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +106,7 @@ class Result:
     """The largest error of a function, where it is, and over how many arguments it was sought."""
 
     units: float
-    at: tuple[float, ...]
+    at: Sequence[float]
     count: int
 
 
@@ -203,20 +207,24 @@ def sums() -> list[tuple[str, float, float]]:
 
 
 def main(arguments: list[str]) -> str | None:
-    """Measures and prints; the page's text, where all functions were measured."""
+    """Measures what has no result yet and prints it; the page's text, once all functions have one."""
     parser = argparse.ArgumentParser(prog="python -m conformance accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stride", type=int, default=1009, help="distance of the floats that are tried (default: 1009)")
-    parser.add_argument("--only", nargs="+", metavar="FUNCTION", help="some functions; * stands for anything")
+    parser.add_argument("--only", nargs="+", metavar="FUNCTION", help="some functions (again); * stands for anything")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     given = parser.parse_args(arguments)
-    results = {}
+    path = Path(f"build/conformance/accuracy-{given.stride}.json")
+    known = json.loads(path.read_text()) if path.exists() and not given.fresh else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
     for name, function in FUNCTIONS.items():
-        if given.only and not any(fnmatch.fnmatchcase(name, o) for o in given.only):
-            continue
-        results[name] = measure(function, given.stride, name)
-        r = results[name]
-        mark = "" if r.units <= function.limit else f"   over {function.limit:g}"
-        print(f"{name:12} {r.units:12.4g} ulp at {', '.join(f'{v!r}' for v in r.at)}{mark}", flush=True)
-    if given.only:
+        if any(fnmatch.fnmatchcase(name, o) for o in given.only) if given.only else name not in known:
+            r = measure(function, given.stride, name)
+            known[name] = dataclasses.asdict(r)
+            path.write_text(json.dumps(known))
+            mark = "" if r.units <= function.limit else f"   over {function.limit:g}"
+            print(f"{name:12} {r.units:12.4g} ulp at {', '.join(f'{v!r}' for v in r.at)}{mark}", flush=True)
+    results = {n: Result(**known[n]) for n in FUNCTIONS if n in known}
+    if len(results) < len(FUNCTIONS):
         return None
     text = section(results, given.stride)
     text += "\n\nReductions of 10⁸ float32 numbers between 0 and 1, relative error; half a unit in the last place is up to 6e-8:\n\n"

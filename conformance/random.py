@@ -169,7 +169,9 @@ def draw(seed: int) -> Sample:
         line = f"{made} = {form}"
         trial = dataclasses.replace(sample, lines=[*sample.lines, line], order=order)
         try:
-            (value, *_) = trial.function(torch)(*inputs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of sizes that broadcast
+                (value, *_) = trial.function(torch)(*inputs)
         except Exception:
             continue
         if value.numel() > 3000 or (order and not value.is_floating_point()):

@@ -17,7 +17,16 @@ from weakref import ref
 from firepot.compiler import simplify
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
+from firepot.graph.node import (
+    Node,
+    collection_paused,
+    data,
+    data_primitive,
+    grad_mode,
+    leaf,
+    severed,
+    severed_primitive,
+)
 from firepot.graph.primitives.elementwise import BadIndex, add
 from firepot.runtime import pool
 from firepot.tensor import Tensor, caller_site, compute, default_dtype, forget, wrap
@@ -204,6 +213,9 @@ class Capture:
         if self._locate is not None:
             self._mark(self._differentiated or (self._locate(), True))
             self._differentiated = (self.origin(node)[0], True)
+
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> None:
+        """Nothing: `refuse` tells that there are no values yet."""
 
     def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         instead = instead or "Use fp.where or fp.cond for a choice, keep the number as a tensor"
@@ -406,23 +418,16 @@ class Trace:
         return fill(self.template, [kind.fresh(b) for b, kind in zip(outputs, self.results, strict=False)])
 
 
-
-
 @dataclass(frozen=True)
-class Recorded:
-    """The graph that a captured function became, before it is compiled.
+class Recorded(simplify.Recorded):
+    """The graph that a captured function became, before it is compiled. Its leaves are arguments first, then state.
 
-    order, outputs: its nodes, inputs first, and its results
-    leaves:      what it reads: arguments first, then state
     roles:       what each leaf is, the same for every capture: ('argument', its number), ('state' or 'gradient', the
                  identity of a tensor) or ('own', a count) for data that the function made
     donations:   output number -> number of the leaf that it replaces
     constants:   leaves that are not replaced
     """
 
-    order: list[Node]
-    leaves: list[Node]
-    outputs: list[Node]
     roles: list[tuple[str, int]]
     donations: dict[int, int]
     constants: list[int]
@@ -434,8 +439,7 @@ def compile_exactly(recorded: Recorded, origins: list[tuple[int, Node | None]] |
     """The program for the very sizes of the recording."""
     from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
 
-    placeholders, copies = simplify.simplify(recorded.order, recorded.leaves, recorded.outputs, origins=origins)
-    return compiled(placeholders, copies, recorded.donations, recorded.name, recorded.reason, recorded.constants)
+    return compiled(recorded, recorded.donations, recorded.name, recorded.reason, recorded.constants, origins)
 
 
 def record(
@@ -454,7 +458,7 @@ def record(
     if waiting:
         compute(waiting)
     stand_ins = [_stand_in(a._value, a.is_leaf) for a in arguments]
-    switch = grad_mode.enabled
+    modes = grad_mode.enabled, state.autocast
     state.trace = capture
     try:
         capture.depend(default_dtype, "the default dtype", announced=True)
@@ -465,16 +469,17 @@ def record(
                 node.owner = ref(proxy)
             proxies.append(proxy)
         filled_args, filled_kwargs = fill(template, proxies)
-        result = function(*filled_args, **filled_kwargs)
         name = getattr(function, "__name__", type(function).__name__)
-        trace, recorded = _finish(capture, result, stand_ins, proxies, name, reason)
+        with collection_paused():
+            result = function(*filled_args, **filled_kwargs)
+            trace, recorded = _finish(capture, result, stand_ins, proxies, name, reason)
     except BaseException:
         capture.restore()
         capture.abandon()
         raise
     finally:
         state.trace = None
-        grad_mode.enabled = switch
+        grad_mode.enabled, state.autocast = modes
     capture.restore()
     capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
     try:
@@ -524,7 +529,7 @@ def _finish(
     trace.argument_grads = [
         (i, further_output(proxy._grad._value)) for i, proxy in enumerate(proxies) if proxy._grad is not None
     ]
-    _, leaves, order = simplify.structure(outputs)
+    key, leaves, order = simplify.structure(outputs)
     numbers = {p: i for i, (p, _) in enumerate(stand_ins)}
     tensors = {c.placeholder: capture.place(c.tensor) for c in capture.captured.values()}
     arguments = [n for n in leaves if n in numbers]
@@ -543,7 +548,7 @@ def _finish(
     own = iter(range(len(others)))
     roles = [("argument", i) for i in trace.arguments]
     roles += [_role(tensors[n]) if n in tensors else ("own", next(own)) for n in others]
-    return trace, Recorded(order, leaves, outputs, roles, donations, constants, name, reason)
+    return trace, Recorded(key, leaves, order, outputs, roles, donations, constants, name, reason)
 
 
 def _role(place: Tensor | _Gradient) -> tuple[str, int]:

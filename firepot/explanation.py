@@ -247,6 +247,7 @@ def _measured(
         whole.append(rehearsal.time())
         single.append(rehearsal.profile())
     program = trace.executor.program
+    assert program is not None, "a capture that locates its nodes is built"
     kernels = []
     for number, step in enumerate(program.steps):
         place, derivative = _origin(step, trace, capture)

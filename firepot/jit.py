@@ -89,7 +89,8 @@ class Jitted:
                 depend_on(read, what)
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
-        key: Any = (_static_key(args, tensors), _static_key(kwargs, tensors) if kwargs else None, grad_mode.enabled)
+        modes = (grad_mode.enabled, state.autocast)
+        key: Any = (_static_key(args, tensors), _static_key(kwargs, tensors) if kwargs else None, modes)
         with pool.lock:  # one thread captures, or runs, at a time
             found = self._traces.get(key)
             if found is not None:
@@ -130,7 +131,7 @@ class Jitted:
         traces = [trace for found in self._traces.values() for trace in found]
         if len(traces) <= self.max_traces:
             return False
-        return len(traces) > _REMEMBERED or len({id(trace.executor.program) for trace in traces}) > self.max_traces
+        return len(traces) > _REMEMBERED or len({id(trace.executor.plan) for trace in traces}) > self.max_traces
 
     def _drop_one(self) -> None:
         key, traces = next(iter(self._traces.items()))
@@ -165,7 +166,7 @@ class Jitted:
         return self._difference(nearest, key)
 
     def _difference(self, old: Any, new: Any) -> str:
-        (old_args, old_kwargs, old_grad), (args, kwargs, grad) = old, new
+        (old_args, old_kwargs, (old_grad, old_cast)), (args, kwargs, (grad, lower)) = old, new
         if len(old_args) == len(args):
             for number, (before, now) in enumerate(zip(old_args[1:], args[1:], strict=True)):
                 if before != now:
@@ -178,6 +179,9 @@ class Jitted:
                 return f"the keyword arguments are {list(named)} and were {list(old_named)}"
             changed = next(k for k in named if named[k] != old_named[k])
             return f"argument {changed!r}{_change(old_named[changed], named[changed])}"
+        if old_cast is not lower:
+            now, before = ("off" if d is None else f"on with {d.name}" for d in (lower, old_cast))
+            return f"autocast is {now} and was {before}"
         return f"grad mode is {'on' if grad else 'off'} and was {'on' if old_grad else 'off'}"
 
     def _parameter(self, number: int) -> str:
@@ -290,7 +294,7 @@ def jit(
     and plain values.
 
     The function is captured anew when what it depends on has changed: arguments that are no tensors, grad mode,
-    train or eval mode, attributes of modules, settings of optimisers, which parameters require or have gradients,
+    autocast, train or eval mode, attributes of modules, settings of optimisers, which parameters require or have gradients,
     numbers and strings that it closes over or takes from its module. What Python objects hold beyond that (lists,
     attributes of other classes, what functions that it calls close over) cannot be seen: it is as it was at the
     capture. Python side effects (printing, counting) happen at captures only.

@@ -21,14 +21,16 @@ from firepot.capture import Capture, Recorded, Trace, compile_exactly, fill, rec
 from firepot.compiler import simplify
 from firepot.compiler.statistics import log
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data
+from firepot.graph.node import Node, data, grad_mode
 from firepot.padding import lengthened, rounded_up
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Tensor, wrap
+from firepot.tracing import state
 from firepot.transforms.enlarge import Digit, Dimension, Enlargement, Unsupported, Value
 
 if TYPE_CHECKING:
     from firepot.compiler.execute import Executor
+    from firepot.compiler.plan import Plan
     from firepot.compiler.program import Program
 
 _REFERENCES = 64  # recordings at padded sizes that are kept
@@ -170,8 +172,9 @@ class VaryingSizes:
         values: list[Tensor] = []
         plain = strip_values(template)
         kinds = tuple((p, t.dtype, t.requires_grad, t.is_leaf) for t, p in zip(tensors, padded, strict=True))
+        wanted = (plain, kinds, grad_mode.enabled, state.autocast)
         for key, trace, recorded in self._references:
-            if key == (plain, kinds) and trace.holds():
+            if key == wanted and trace.holds():
                 return recorded
         for t, shape in zip(tensors, padded, strict=True):
             if t.shape == shape:
@@ -191,7 +194,7 @@ class VaryingSizes:
         except Exception as error:
             raise Unsupported(f"at the padded size the function raises {type(error).__name__}: {error}") from error
         capture.abandon()
-        self._references.append(((plain, kinds), trace, found[0]))
+        self._references.append((wanted, trace, found[0]))
         del self._references[:-_REFERENCES]
         return found[0]
 
@@ -218,7 +221,8 @@ class VaryingSizes:
             enlargement.dimension(true, padded)
         outputs = enlargement.rewrite(recorded.outputs, reference.outputs)
         nodes = [o.node for o in outputs]
-        key, leaves, order = simplify.structure(nodes)
+        graph = simplify.recorded(nodes)
+        leaves = graph.leaves
         number = {node: i for i, node in enumerate(enlargement.number_nodes)}
         role_of = {value.node: role for role, value in inputs.items()}
         where = {role: i for i, role in enumerate(recorded.roles)}
@@ -235,16 +239,15 @@ class VaryingSizes:
         }
         constants = [place[i] for i in recorded.constants if i in place and i not in longer]
         told = tuple(role_of.get(n, ("number", number.get(n, -1))) for n in leaves)
-        identity = (key, told, tuple(sorted(donations.items())), tuple(constants))
+        identity = (graph.key, told, tuple(sorted(donations.items())), tuple(constants))
         executor = self._programs.get(identity)
         reused = executor is not None
         if executor is None:
             from firepot.compiler.driver import compiled  # here, as it is much of `import firepot`'s time
 
-            placeholders, copies = simplify.simplify(order, leaves, nodes)
             spans = ", ".join(f"{p} for {t}" for t, p in sizes if t != p)
             reason = f"{recorded.reason} (padded to {spans})"
-            executor = compiled(placeholders, copies, donations, recorded.name, reason, constants)
+            executor = compiled(graph, donations, recorded.name, reason, constants)
             self._programs[identity] = executor
         else:
             log.reused += 1
@@ -319,8 +322,12 @@ class SharedExecutor:
         self.donated = donated
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Program | None:
         return self.executor.program
+
+    @property
+    def plan(self) -> Plan:
+        return self.executor.plan
 
     def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
         given = list(inputs)

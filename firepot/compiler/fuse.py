@@ -98,6 +98,9 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
             roots.add(node)
         elif isinstance(primitive, ReducePrimitive):
             roots.add(node)
+        elif primitive is ew.philox_primitive:
+            for start in _places_in_the_stream(node):
+                store(start)
         elif isinstance(primitive, Take):
             if not trivial(base(node.inputs[0])):
                 store(base(node.inputs[0]))
@@ -118,6 +121,23 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
             roots.add(node)
     _store_shared(order, roots, users, cost)
     return roots
+
+
+def _places_in_the_stream(node: Node) -> list[Node]:
+    """The single numbers from which a philox counts. Stored, they are no part of the kernels, so that the same draw
+    at other places of the stream (the dropout of every layer, weights of one shape) is the same kernel."""
+    found, waiting, seen = [], [node.inputs[1]], set()
+    while waiting:
+        n = waiting.pop()
+        if n in seen:
+            continue
+        seen.add(n)
+        if n.size == 1 and n.ndim == 0:
+            if isinstance(n.primitive, Elementwise):
+                found.append(n)
+        elif isinstance(n.primitive, (Elementwise, View)):
+            waiting.extend(n.inputs)
+    return found
 
 
 def _store_shared(

@@ -167,4 +167,4 @@ class EinMix(_EinmixMixin, Module):
 
 
 def _rearranged(pattern: str | None, lengths: dict[str, int] | None) -> Rearrange | None:
-    return None if pattern is None else Rearrange(pattern, **(lengths or {}))
+    return None if pattern is None else Rearrange(pattern, **(lengths or {}))  # type: ignore[call-arg, unused-ignore]

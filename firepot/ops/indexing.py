@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
@@ -420,6 +421,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return _index_update(input, dim, index, node, "add", "index_add")
 
 
+@autocasts
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """input with source written at the indices of a dimension."""
     if source.dtype is not input.dtype:

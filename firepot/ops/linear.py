@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from firepot.autocast_mode import autocasts, lowered
 from firepot.graph.dtypes import DType
 from firepot.graph.dtypes import bool_ as _bool
 from firepot.graph.dtypes import float32 as _float32
 from firepot.graph.dtypes import int8 as _int8
 from firepot.graph.dtypes import int32 as _int32
 from firepot.graph.dtypes import int64 as _int64
+from firepot.graph.dtypes import promote as _promote
 from firepot.graph.node import Node
 from firepot.graph.primitives import contract as cn
 from firepot.graph.primitives import elementwise as ew
@@ -35,6 +37,7 @@ def _same_dtype(what: str, a: Tensor, b: Tensor) -> tuple[Node, Node]:
     return a._node, b._node
 
 
+@autocasts
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The matrix product, with PyTorch's rules for 1-d operands and batch dimensions.
 
@@ -102,6 +105,7 @@ def _batch(x: Node, batch: tuple[int, ...], count: int) -> Node:
     return views.reshape(views.expand(x, (*batch, *x.shape[-2:])), (count, *x.shape[-2:]))
 
 
+@autocasts
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices."""
     if input.ndim != 2 or mat2.ndim != 2:
@@ -109,6 +113,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@autocasts
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Products of two batches of matrices."""
     if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
@@ -118,6 +123,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@autocasts
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """The product of a matrix with a vector."""
     if input.ndim != 2 or vec.ndim != 1:
@@ -125,6 +131,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return matmul(input, vec)
 
 
+@autocasts
 def dot(input: Tensor, other: Tensor) -> Tensor:
     """The inner product of two vectors."""
     if input.ndim != 1 or other.ndim != 1:
@@ -138,6 +145,8 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
         from firepot.ops.arithmetic import mul
 
         return mul(input, other)
+    if input.ndim == other.ndim == 1:
+        return dot(input, other)
     if input.shape[-1] != other.shape[-1]:
         raise RuntimeError(f"inner: the last sizes of {list(input.shape)} and {list(other.shape)} must be equal")
     return tensordot(input, other, ([-1], [-1]))
@@ -183,11 +192,13 @@ def _product_and_sum(
     return wrap(ew.cast(_weighted_sum(what, wide, product(x, y), beta, alpha)._node, input.dtype))
 
 
+@autocasts
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat1 @ mat2."""
     return _product_and_sum("addmm", mm, input, mat1, mat2, beta, alpha)
 
 
+@autocasts
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat @ vec."""
     return _product_and_sum("addmv", mv, input, mat, vec, beta, alpha)
@@ -201,11 +212,13 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     return _weighted_sum("addr", cast(input, dtype), outer(cast(vec1, dtype), cast(vec2, dtype)), beta, alpha)
 
 
+@autocasts
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · batch1 @ batch2."""
     return _product_and_sum("baddbmm", bmm, input, batch1, batch2, beta, alpha)
 
 
+@autocasts
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · Σ batch1 @ batch2 over the batch."""
     bmm(batch1, batch2)  # for its checks
@@ -314,6 +327,11 @@ def _pair(x: Node, a: str, y: Node, c: str, later: set[str], sizes: dict[str, in
     c = "".join(l for l in c if l in a or l in later)
     batch = [l for l in a if l in c and l in later]
     summed = [l for l in a if l in c and l not in later]
+    if summed:  # else it is a product of elements, which autocast leaves alone
+        x, y = lowered(x), lowered(y)
+    if x.dtype is not y.dtype:  # one is an earlier product
+        dtype = _promote(x.dtype, y.dtype)
+        x, y = ew.cast(x, dtype), ew.cast(y, dtype)
     rows = [l for l in a if l not in c]
     columns = [l for l in c if l not in a]
 
@@ -328,6 +346,7 @@ def _pair(x: Node, a: str, y: Node, c: str, later: set[str], sizes: dict[str, in
     return views.reshape(cn.contract(left, right), tuple(sizes[l] for l in order)), "".join(order)
 
 
+@autocasts
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     """Sum over pairs of dimensions: the last `dims` of a with the first of b, or two lists."""
     if isinstance(dims, int):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
@@ -253,6 +254,7 @@ def _repeated_positions(repeats: Node, size: int, output_size: int) -> Node:
     return ew.check_index(ew.where(fits, index, ew.like(index, size)), size, message, negative=False)
 
 
+@autocasts
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors one after another along a dimension; the other sizes must agree."""
     tensors = [x for x in tensors if x.shape != (0,)] or list(tensors)[:1]
@@ -276,6 +278,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 concat = concatenate = cat
 
 
+@autocasts
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new dimension."""
     if not tensors:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node, detach
 from firepot.graph.primitives import elementwise as ew
@@ -220,6 +221,7 @@ def _quantile(
     return wrap(views.reshape(moved, (*((counts,) if q.shape else ()), *shape)))
 
 
+@autocasts
 def quantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -230,6 +232,7 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
+@autocasts
 def nanquantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import promote
 from firepot.graph.primitives import elementwise as ew
@@ -235,6 +236,7 @@ def _minkowski(difference: Tensor, p: float) -> Tensor:
     return arithmetic.where(zero, total, arithmetic.pow(arithmetic.where(zero, 1.0, total), 1 / p))
 
 
+@autocasts
 def cdist(
     x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
 ) -> Tensor:

@@ -230,3 +230,29 @@ def test_slices_backward_as_numpy_has_them(index):
     written[index] += 1
     theirs[index] += 1
     np.testing.assert_array_equal(written.numpy(), theirs)
+
+
+def test_derivatives_of_a_scattered_product_with_zeros():
+    """Positions with no zero, one and two among their factors: the second derivative is not zero where one is."""
+    compared = Comparison()
+    values, index = np.array([2.0, 0.0, 0.0, 3.0]), [0, 1, 1, 2, 2, 2]
+    factors = np.array([1.5, 4.0, -2.0, 0.0, 5.0, 0.5])
+    pairs = [both(v, "float64") for v in (values, factors)]
+    for v in pairs:
+        v[0].requires_grad_(), v[1].requires_grad_()
+    (x, rx), (s, rs) = pairs
+    for first in (True, False):
+        ours = fp.scatter_reduce(x, 0, fp.tensor(index), s, "prod", include_self=first)
+        # PyTorch has no second derivative here; the same products, written out
+        rows = [torch.stack([rx[k] if first or k not in index else torch.ones_like(rx[k]),
+                             *(rs[j] for j, i in enumerate(index) if i == k)]) for k in range(4)]  # fmt: skip
+        theirs = torch.stack([torch.prod(row) for row in rows])
+        weights = np.array([1.0, 2.0, 3.0, 4.0])
+        g = fp.autograd.grad((ours * fp.tensor(weights)).sum(), (x, s), create_graph=True)
+        rg = torch.autograd.grad((theirs * torch.tensor(weights)).sum(), (rx, rs), create_graph=True)
+        h = fp.autograd.grad((g[0] * 2 + g[0].sin()).sum() + (g[1] * g[1]).sum() + g[1].sum(), (x, s))
+        rh = torch.autograd.grad((rg[0] * 2 + rg[0].sin()).sum() + (rg[1] * rg[1]).sum() + rg[1].sum(), (rx, rs))
+        for k in range(2):
+            compared.add(f"first {first} {k}", g[k] + 0, rg[k] + 0)  # not the sign of a zero
+            compared.add(f"second {first} {k}", h[k] + 0, rh[k] + 0)
+    compared.check()

@@ -272,10 +272,10 @@ def _positions(
 
             accumulators.step(b, [functools.partial(number, place) for place in places], vectors)
 
-        whole, rest = divmod(c.output_size[2], plan.numbers)
+        whole, odd = divmod(c.output_size[2], plan.numbers)
         with b.loop(begin, b.intrinsic("llvm.umin", "i64", to, b.index(whole)), unroll=2) as w:
             step(w, True)
-        if rest:
+        if odd:
             with b.when(b.compare("ugt", to, whole)):
                 step(b.index(whole), False)
 

@@ -31,11 +31,11 @@ def emit(b: Builder, name: str, args: Sequence[Value]) -> Value:
         return _sigmoid(b, x)
     if name == "erfinv":
         return _erfinv(b, x)
+    if name in ("digamma", "lgamma") and x.element == "float":  # near their roots, terms of float32 would cancel
+        wide = b.convert("fpext", x, vector("double", x.lanes))
+        return b.convert("fptrunc", emit(b, name, [wide]), x.type)
     if name == "digamma":
-        if x.element != "float":
-            return _digamma(b, x)
-        wide = _digamma(b, b.convert("fpext", x, vector("double", x.lanes)))
-        return b.convert("fptrunc", wide, x.type)  # near its roots, terms of float32 would cancel
+        return _digamma(b, x)
     looped = special.emit(b, name, args)
     if looped is not None:
         return looped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from firepot.graph.index import Atom, Axis, Computed, Index, Quotient, Remainder
@@ -72,9 +72,14 @@ def indices(nest: Nest) -> list[Index]:
 
 
 def substitute(
-    nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]
-) -> Nest:
-    """The same nest over other axes: each replaced axis is the Index given; `axes` rewrites the lists of loops."""
+    nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]],
+    moved: Mapping[int, int] | None = None,
+) -> Nest:  # fmt: skip
+    """The same nest over other axes: each replaced axis is the Index given; `axes` rewrites the lists of loops.
+
+    `moved`: by operand, the elements by which its address has moved up.
+    """
+    moved = moved or {}
     memo: dict[int, Expr] = {}
     keep: list[Expr] = []
     stages: dict[int, Reduce] = {}
@@ -99,7 +104,7 @@ def substitute(
 
     def rebuild(expr: Expr) -> Expr:
         if isinstance(expr, Load):
-            return Load(expr.operand, at(expr.offset), expr.dtype)
+            return Load(expr.operand, at(expr.offset) - moved.get(expr.operand, 0), expr.dtype)
         if isinstance(expr, Position):
             return Position(at(expr.index), expr.dtype)
         if isinstance(expr, Guard):
@@ -120,8 +125,10 @@ def substitute(
             stages[id(stage)] = new
             result.append(new)
         else:
-            result.append(Store(stage.operand, at(stage.offset), walk(stage.value), axes(stage.axes)))
-    return Nest(axes(nest.axes), tuple(result), nest.operands)
+            place = at(stage.offset) - moved.get(stage.operand, 0)
+            result.append(Store(stage.operand, place, walk(stage.value), axes(stage.axes)))
+    operands = tuple((dtype, length - moved.get(i, 0)) for i, (dtype, length) in enumerate(nest.operands))
+    return Nest(axes(nest.axes), tuple(result), operands)
 
 
 def normalise(nest: Nest) -> Nest:
@@ -160,6 +167,9 @@ def _by_pass(nest: Nest) -> Nest:
 
 
 def _without_ones(nest: Nest) -> Nest:
+    if all(a.size != 1 for axes in (nest.axes, *(s.axes for s in nest.stages)) for a in axes):
+        return nest
+
     def drop(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple(a for a in axes if a.size != 1)
 
