@@ -43,6 +43,8 @@ from firepot.grad_mode import set_grad_enabled as set_grad_enabled
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
+from firepot.graph.dtypes import complex64 as complex64
+from firepot.graph.dtypes import complex128 as complex128
 from firepot.graph.dtypes import float16 as float16
 from firepot.graph.dtypes import float32 as float32
 from firepot.graph.dtypes import float64 as float64
@@ -111,6 +113,8 @@ def __dir__() -> list[str]:
 float = float32
 double = float64
 half = float16
+cfloat = complex64
+cdouble = complex128
 long = int64
 int = int32
 short = int16

@@ -115,7 +115,7 @@ class _Checker:
         )
 
     def is_bad(self, node: Node) -> bool:
-        if node.dtype.kind != "f" or not node.size:
+        if not node.dtype.is_inexact or not node.size:
             return False
         found = self.bad.get(node)
         if found is None:

@@ -275,8 +275,10 @@ class Tensor:
                 raise RuntimeError("you can only change requires_grad flags of leaf variables; use detach()")
             self._point(detach(value))
             return self
-        if value.dtype.kind != "f":
-            raise RuntimeError(f"only Tensors of floating point dtype can require gradients, not {value.dtype.name}")
+        if not value.dtype.is_inexact:
+            raise RuntimeError(
+                f"only Tensors of floating point and complex dtype can require gradients, not {value.dtype.name}"
+            )
         node = leaf(value)
         node.owner = ref(self)
         self._point(node)
@@ -338,13 +340,24 @@ class Tensor:
         return bool(_to_numpy(self, "bool()").reshape(()).item())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._real_number("int"))
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._real_number("float"))
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def _real_number(self, kind: str) -> Any:
+        value = self.item()
+        if isinstance(value, complex):
+            if value.imag:
+                raise RuntimeError(f"value cannot be converted to type {kind} without overflow: its imaginary part is {value.imag}")
+            return value.real
+        return value
 
     def __index__(self) -> int:
-        if self.dtype.kind == "f" or self._value.size != 1:
+        if self.dtype.is_inexact or self._value.size != 1:
             raise TypeError("only integer tensors of a single element can be converted to an index")
         return int(self.item())
 
@@ -502,9 +515,10 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
     if isinstance(value, Tensor):
         node = value._node
         return node if dtype is None else ew.cast(node, dtype)
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (bool, int, float, complex)):
         if dtype is None:
             dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
+            dtype = default_dtype().to_complex() if isinstance(value, complex) else dtype
         return ew.constant(value, dtype or default_dtype())
     if hasattr(value, "as_tensor"):  # a symbolic position
         return node_of(value.as_tensor(), dtype)
@@ -515,8 +529,12 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         raise TypeError(f"a tensor cannot be made of {type(value).__name__} with ragged or non-numeric elements")
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
-        if not isinstance(value, (np.ndarray, np.generic)) and dtype is dtypes.float64:
-            dtype = default_dtype()
+        if not isinstance(value, (np.ndarray, np.generic)) and dtype in (dtypes.float64, dtypes.complex128):
+            dtype = default_dtype().to_complex() if dtype.is_complex else default_dtype()
+    if array.dtype.kind == "c" and not dtype.is_complex:
+        if np.any(array.imag):
+            raise RuntimeError(f"a tensor of {dtype.name} cannot hold complex values; take their .real")
+        array = array.real
     if dtype is dtypes.bfloat16:
         node = data(array.shape, dtypes.float32, Buffer.from_numpy(array.astype(np.float32)))
         return ew.cast(node, dtype)
@@ -718,6 +736,11 @@ def _gradients(
                 raise RuntimeError(
                     f"{what}: grad can be implicitly created only for scalar outputs, not for shape {list(node.shape)}; "
                     "give gradient= or reduce with .sum() or .mean()"
+                )
+            if node.dtype.is_complex:
+                raise RuntimeError(
+                    f"{what}: grad can be implicitly created only for real scalar outputs, not for {node.dtype.name}; "
+                    "give gradient= or take .abs() or .real"
                 )
             g = ew.like(node, 1)
         else:

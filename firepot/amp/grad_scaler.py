@@ -73,7 +73,7 @@ class GradScaler:
             return outputs * self._scale
         if isinstance(outputs, Iterable):
             scaled = [self.scale(o) for o in outputs]
-            return type(outputs)(scaled) if isinstance(outputs, (list, tuple)) else scaled  # type: ignore[call-arg]
+            return type(outputs)(scaled) if isinstance(outputs, (list, tuple)) else scaled
         raise ValueError(f"GradScaler.scale: expected a tensor or an iterable of tensors, got {type(outputs).__name__}")
 
     def unscale_(self, optimizer: Optimizer) -> None:

@@ -13,12 +13,15 @@ from firepot.graph.primitives import views
 from firepot.tensor import Tensor, default_dtype, node_of
 
 Number = bool | int | float
+NUMBERS = (bool, int, float, complex)
 
 
-def number_dtype(value: Number) -> DType:
+def number_dtype(value: Number | complex) -> DType:
     """The dtype that a Python number brings to a promotion."""
     if isinstance(value, bool):
         return dtypes.bool_
+    if isinstance(value, complex):
+        return default_dtype().to_complex()
     return dtypes.int64 if isinstance(value, int) else default_dtype()
 
 
@@ -26,7 +29,7 @@ def promoted(values: Sequence[Any]) -> DType:
     """PyTorch's result dtype of tensors and Python numbers."""
     tensors, scalars = [], []
     for v in values:
-        if isinstance(v, (bool, int, float)):
+        if isinstance(v, NUMBERS):
             scalars.append(number_dtype(v))
         else:
             node = v._node if isinstance(v, Tensor) else node_of(v)
@@ -54,12 +57,24 @@ def broadcast_shapes(*given: Sequence[int] | int, what: str = "broadcast_shapes"
     return tuple(result)
 
 
+def common_shape(a: Shape, b: Shape, what: str) -> Shape:
+    """broadcast_shapes of two nodes' shapes; at once where one is the end of the other, as it nearly always is."""
+    if a == b or not b:
+        return a
+    if not a:
+        return b
+    if a[-len(b) :] == b:
+        return a
+    return b if b[-len(a) :] == a else broadcast_shapes(a, b, what=what)
+
+
 def expand(node: Node, shape: Shape) -> Node:
     return node if node.shape == shape else views.expand(node, shape)
 
 
 # The Python numbers that do not change the dtype of a tensor of a kind.
 _FITTING: dict[str, frozenset[type]] = {
+    "c": frozenset((complex, float, int, bool)),
     "f": frozenset((float, int, bool)), "i": frozenset((int, bool)), "u": frozenset((int, bool)),
     "b": frozenset((bool,)),
 }  # fmt: skip
@@ -87,7 +102,7 @@ def plain_pair(what: str, a: Any, b: Any) -> list[Node] | None:
         return None
     if x.shape == y.shape:
         return [x, y]
-    shape = broadcast_shapes(x.shape, y.shape, what=what)
+    shape = common_shape(x.shape, y.shape, what)
     return [expand(x, shape), expand(y, shape)]
 
 
@@ -100,10 +115,15 @@ def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
         pair = plain_pair(what, *values)
         if pair is not None:
             return pair
-    if all(isinstance(v, (bool, int, float)) for v in values):
+    elif dtype is None and isinstance(values[0], Tensor):
+        x = values[0]._node
+        fitting = _FITTING[x.dtype.kind]
+        if fitting.issuperset(map(type, values[1:])):
+            return [x, *[ew.full(x.shape, v, x.dtype) for v in values[1:]]]
+    if all(isinstance(v, NUMBERS) for v in values):
         raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     target = dtype if dtype is not None else promoted(values)
-    nodes = [ew.cast(node_of(v), target) if not isinstance(v, (bool, int, float)) else ew.constant(v, target)
+    nodes = [ew.cast(node_of(v), target) if not isinstance(v, NUMBERS) else ew.constant(v, target)
              for v in values]  # fmt: skip
     first = nodes[0].shape
     if all(n.shape == first for n in nodes):
@@ -114,7 +134,7 @@ def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
 
 def floating(node: Node) -> Node:
     """Integers and bools as the default floating dtype."""
-    return node if node.dtype.kind == "f" else ew.cast(node, default_dtype())
+    return node if node.dtype.is_inexact else ew.cast(node, default_dtype())
 
 
 def axis_of(dim: int, rank: int, what: str) -> int:

@@ -14,7 +14,7 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
+from firepot.ops.broadcast import NUMBERS, Number, broadcast_shapes, number_dtype
 from firepot.runtime import dlpack
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
@@ -71,16 +71,21 @@ def tensor(data: Any, *, dtype: DType | None = None, requires_grad: bool = False
     """
     if isinstance(data, Tensor):
         data = data.detach()
-    if isinstance(data, (bool, int, float)):  # a NumPy float64 is a float too, and keeps its dtype as arrays do
-        known = dtypes.float64 if isinstance(data, np.float64) else number_dtype(data)
+    if isinstance(data, NUMBERS):  # NumPy's float64 and complex128 are such too, and keep their dtype as arrays do
+        known = dtypes.from_numpy(data.dtype) if isinstance(data, np.generic) else number_dtype(data)
         return _finish(_number(data, dtype or known), requires_grad, placement)
     return _finish(node_of(data, dtype), requires_grad, placement)
 
 
-def _number(value: Number, dtype: DType) -> Node:
+def _number(value: Number | complex, dtype: DType) -> Node:
     """A 0-d node that holds a number. It is a value, not a constant, so that the program that uses it serves other
     numbers too; in a captured function, where it can only ever be this one, it is a constant."""
+    if isinstance(value, complex) and not dtype.is_complex:
+        if value.imag:
+            raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name} without overflow")
+        value = value.real
     if dtype.is_integer:
+        assert not isinstance(value, complex)
         if not math.isfinite(value):
             raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name}")
         value, high = int(value), 2 ** (8 * dtype.size - dtype.is_signed) - 1
@@ -273,12 +278,12 @@ def arange(
         raise RuntimeError("arange: step must not be zero")
     whole = all(isinstance(v, int) for v in (start, end, step))
     target = dtype or (dtypes.int64 if whole else default_dtype())
-    if target.kind != "f" and not whole:
+    if not target.is_inexact and not whole:
         start, end, step = int(start), int(end), int(step)
     if step == 0 or (end - start) * step < 0 or not all(map(math.isfinite, (start, end))):
         raise RuntimeError(f"arange: from {start} to {end} does not go with the step {step}")
     length = max(0, math.ceil((end - start) / step))
-    if target.kind == "f" and not whole:
+    if target.is_inexact and not whole:
         position = ew.cast(ew.iota(length, dtypes.float64), dtypes.float64)
         values = ew.add(ew.mul(position, ew.like(position, step)), ew.like(position, start))
     else:
@@ -296,6 +301,11 @@ def _steps(what: str, start: Any, end: Any, steps: Any, target: DType) -> Node:
         raise TypeError(f"{what}: the number of steps must be an int, not {type(steps).__name__}")
     if steps < 0:
         raise RuntimeError(f"{what}: the number of steps must not be negative, got {steps}")
+    if target.is_complex:
+        first, last = (node_of(v, dtypes.complex128) for v in (start, end))
+        return ew.complex_(
+            *(_steps(what, wrap(part(first)), wrap(part(last)), steps, dtypes.float64) for part in (ew.real, ew.imag))
+        )
     position = ew.iota(steps, dtypes.float64)
     ends = [node_of(v, target if target.kind != "f" else dtypes.float64) for v in (start, end)]
     first, last = (views.expand(ew.cast(v, dtypes.float64), (steps,)) for v in ends)
@@ -303,6 +313,11 @@ def _steps(what: str, start: Any, end: Any, steps: Any, target: DType) -> Node:
     low = ew.add(ew.mul(position, step), first)
     high = ew.sub(last, ew.mul(ew.sub(ew.like(position, steps - 1), position), step))
     return ew.where(ew.compare("lt", position, ew.like(position, steps / 2)), low, high)
+
+
+def _steps_dtype(start: Any, end: Any) -> DType:
+    some = any(v.dtype.is_complex if isinstance(v, Tensor) else isinstance(v, complex) for v in (start, end))
+    return default_dtype().to_complex() if some else default_dtype()
 
 
 def linspace(
@@ -313,7 +328,7 @@ def linspace(
     >>> fp.linspace(0, 1, 5)
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
-    target = dtype or default_dtype()
+    target = dtype or _steps_dtype(start, end)
     return _finish(ew.cast(_steps("linspace", start, end, steps, target), target), requires_grad, placement)
 
 
@@ -322,7 +337,7 @@ def logspace(
     **placement: Any,
 ) -> Tensor:  # fmt: skip
     """base to the powers of linspace."""
-    target = dtype or default_dtype()
+    target = dtype or _steps_dtype(start, end)
     exponents = _steps("logspace", start, end, steps, target)
     return _finish(ew.cast(ew.power(ew.like(exponents, base), exponents), target), requires_grad, placement)
 

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 
 def call(what: str, function: Callable[..., Any], *tensors: Tensor, core: Sequence[int] | None = None) -> Any:
-    """The arrays that `function` makes of the tensors' values, as tensors of the first one's dtype.
+    """The arrays that `function` makes of the tensors' values, as tensors of the first one's precision.
 
     Args:
         function: of stacks of matrices, whose leading dimensions broadcast.
@@ -30,9 +30,9 @@ def call(what: str, function: Callable[..., Any], *tensors: Tensor, core: Sequen
     """
     dtype = tensors[0].dtype
     for t in tensors:
-        if t.dtype not in (dtypes.float32, dtypes.float64):
-            raise RuntimeError(f"{what}: expected float32 or float64, got {t.dtype.name}; convert it first")
-        if t.dtype is not dtype:
+        if t.dtype.to_real() not in (dtypes.float32, dtypes.float64):
+            raise RuntimeError(f"{what}: expected float32, float64 or complex, got {t.dtype.name}; convert it first")
+        if t.dtype.to_real() is not dtype.to_real():
             raise RuntimeError(f"{what}: expected tensors of one dtype, got {dtype.name} and {t.dtype.name}")
     if state.trace is not None:
         core = core or [2] * len(tensors)
@@ -47,7 +47,8 @@ def call(what: str, function: Callable[..., Any], *tensors: Tensor, core: Sequen
 
     def back(array: Any) -> Tensor:
         array = np.array(array, order="C")
-        return wrap(node_of(array.astype(dtype.numpy) if array.dtype.kind == "f" else array))
+        precision = {"f": dtype.to_real(), "c": dtype.to_complex()}.get(array.dtype.kind)
+        return wrap(node_of(array if precision is None else array.astype(precision.numpy)))
 
     return tuple(back(a) for a in found) if isinstance(found, tuple) else back(found)
 
@@ -63,5 +64,5 @@ def matrices(what: str, *tensors: Tensor, square: bool = False) -> None:
             raise RuntimeError(f"{what}: expected a matrix or a batch of matrices, got shape {list(t.shape)}")
         if square and t.shape[-1] != t.shape[-2]:
             raise RuntimeError(f"{what}: expected square matrices, got shape {list(t.shape)}")
-        if t.dtype.kind != "f":
-            raise RuntimeError(f"{what}: expected a floating-point tensor, got {t.dtype.name}")
+        if not t.dtype.is_inexact:
+            raise RuntimeError(f"{what}: expected a floating-point or complex tensor, got {t.dtype.name}")

@@ -173,7 +173,7 @@ def _weighted_sum(what: str, input: Tensor, product: Tensor, beta: Any, alpha: A
         raise RuntimeError(
             f"{what}: expected operands of one dtype, got {input.dtype.name} and {product.dtype.name}; convert with .to()"
         )
-    if product.dtype.kind != "f":
+    if not product.dtype.is_inexact:
         beta, alpha = (bool if product.dtype.kind == "b" else int)(beta), (bool if product.dtype.kind == "b" else int)(alpha)
     shape = broadcast_shapes(input.shape, product.shape, what=what)
     if shape != product.shape:
@@ -229,8 +229,8 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alph
 
 
 def vdot(input: Tensor, other: Tensor) -> Tensor:
-    """The inner product of two vectors (of real numbers: dot)."""
-    return dot(input, other)
+    """The inner product of two vectors, the first one conjugated."""
+    return dot(wrap(ew.conj(input._node)), other)
 
 
 def matrix_power(input: Tensor, n: int) -> Tensor:

@@ -472,7 +472,7 @@ def pad_last(input: Tensor, low: int, high: int) -> Tensor:
     return wrap(views.pad(input._node, [*zeros, low], [*zeros, high]))
 
 
-def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
+def constant_pad(input: Tensor, pad: Sequence[int], value: Any = 0) -> Tensor:
     """torch.nn.functional.pad's layout: (low, high) of the last dimension first."""
     low, high = [0] * input.ndim, [0] * input.ndim
     if len(pad) % 2 or len(pad) // 2 > input.ndim:
@@ -481,7 +481,7 @@ def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
         low[-1 - i], high[-1 - i] = pad[2 * i], pad[2 * i + 1]
     if any(s + a + b < 0 for s, a, b in zip(input.shape, low, high, strict=True)):
         raise RuntimeError(f"pad: {list(pad)} makes a size of {list(input.shape)} negative")
-    if input.dtype.kind != "f":
+    if not input.dtype.is_inexact:
         value = int(value)
     return wrap(views.pad(input._node, low, high, value))
 

@@ -66,14 +66,25 @@ def gradients(
             if not any(i in on_path for i in node.inputs):
                 continue
             at = copies.of(node, g)
-            for i, gi in zip(node.inputs, at.primitive.vjp(g, at), strict=True):
+            for i, gi in zip(node.inputs, _vjp(at, g), strict=True):
                 if gi is None or i not in on_path:
                     continue
                 assert gi.shape == i.shape, f"{node} gave {gi} as the gradient of {i}"
-                received.setdefault(i, []).append(ew.cast(gi, i.dtype))
+                received.setdefault(i, []).append(ew.as_gradient(gi, i.dtype))
     finally:
         grad_mode.enabled, state.autocast = before
     return result
+
+
+def _vjp(node: Node, g: Node) -> Sequence[Node | None]:
+    """The gradients of a node's inputs by its primitive's rule.
+
+    A gradient is ∂L/∂re + i ∂L/∂im; where y = f(z) has the complex derivative f′, that of z is g times the conjugate of
+    f′, which the rule gives as real analysis has it: g · f′.
+    """
+    if node.dtype.kind != "c" or not node.primitive.holomorphic:
+        return node.primitive.vjp(g, node)
+    return [None if gi is None else ew.conj(gi) for gi in node.primitive.vjp(ew.conj(g), node)]
 
 
 def _refuse_lost_history(order: Sequence[Node]) -> None:

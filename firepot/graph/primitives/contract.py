@@ -6,13 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Opaque, Shape, apply
+from firepot.graph.node import Batching, Node, Opaque, Parts, Shape, apply
+from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 
 Gradients = Sequence[Node | None]
 
 
-class _Contract(Opaque):
+class _Bilinear(Opaque):
+    """A sum of products of the elements of two inputs. Of complex ones it is four such sums of their parts."""
+
+    holomorphic = True
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return True
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        x, y = inputs
+        assert isinstance(x, Parts) and isinstance(y, Parts)
+
+        def product(a: Node, b: Node) -> Node:
+            return apply(self, (a, b), node.params)
+
+        return Parts(
+            ew.sub(product(x.real, y.real), product(x.imag, y.imag)),
+            ew.add(product(x.real, y.imag), product(x.imag, y.real)),
+        )
+
+
+class _Contract(_Bilinear):
     """out[b, m, n] = Σ_k x[b, m, k] · y[b, k, n]. Every einsum is this between permutations and reshapes.
 
     params: () for a result of the operands' dtype, or (dtype,) for a wider one: int32 of int8.
@@ -54,7 +76,7 @@ def contract(x: Node, y: Node, dtype: DType | None = None) -> Node:
     return apply(contract_primitive, (x, y), () if dtype is None else (dtype,))
 
 
-class Convolve(Opaque):
+class Convolve(_Bilinear):
     """The trilinear form Σ g[n,o,t] · w[o,c,k] · x[n,c,t·stride + k·dilation − padding], one factor left open.
 
     mode 'forward':     x (N, C, *S), w (O, C/groups, *K) -> (N, O, *T)

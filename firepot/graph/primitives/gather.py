@@ -8,9 +8,9 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Opaque, Primitive, Shape, apply, grad_mode
+from firepot.graph.node import Batching, Node, Opaque, Parts, Primitive, Shape, apply, grad_mode
+from firepot.graph.primitives import complex, views
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import reduce
 
 Gradients = Sequence[Node | None]
@@ -24,6 +24,7 @@ class Take(Primitive):
     """
 
     name = "take"
+    partwise = True
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         axes = params[0]
@@ -56,6 +57,10 @@ class Scatter(Opaque):
     """
 
     name = "scatter"
+    partwise = True
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return params[1] in ("set", "add")
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return inputs[0].shape, inputs[0].dtype
@@ -121,8 +126,9 @@ def _product_gradients(g: Node, node: Node) -> tuple[Node, Node]:
         once = ew.where(ew.eq(others, ew.like(others, 1)), ew.mul(product, ew.sub(noughts, nought)), ew.like(product, 0))
         return ew.mul(weight, ew.where(ew.eq(others, ew.like(others, 0)), product, once))
 
-    there = [take(n, indices, axes) for n in (g, zeros, rest, noughts)]
-    return own(g, zeros, rest, noughts, zero_x, plain_x, nought_x), own(*there, zero_u, plain_u, nought_u)
+    g_u, zeros_u, rest_u, noughts_u = (take(n, indices, axes) for n in (g, zeros, rest, noughts))
+    by_updates = own(g_u, zeros_u, rest_u, noughts_u, zero_u, plain_u, nought_u)
+    return own(g, zeros, rest, noughts, zero_x, plain_x, nought_x), by_updates
 
 
 def _last_writers(node: Node) -> Node:
@@ -172,6 +178,25 @@ class _Scan(Opaque):
     argmax, argmin (the last position of a tie, as torch.cummax)."""
 
     name = "scan"
+    partwise = True
+    holomorphic = True
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return params[0] in ("sum", "prod")
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        if node.params[0] == "sum":
+            return super().parts(node, inputs)
+        # Products of 2, 4, 8, … numbers up to each position.
+        (x,) = inputs
+        assert isinstance(x, Parts)
+        n, step, last = node.shape[-1], 1, len(node.shape) - 1
+        while step < n:
+            low, high = (*(0,) * last, step), (*(0,) * last, -step)
+            before = Parts(views.pad(x.real, low, high, 1), views.pad(x.imag, low, high, 0))
+            x = complex.product(before, x)
+            step *= 2
+        return x
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         dtype = dtypes.int64 if params[0].startswith("arg") else inputs[0].dtype
