@@ -261,13 +261,13 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
     reached = set(topological(results, ew.is_leaf))
     pairs = [(p, r) for p, r in zip(slices, [*stacks, *_kept_rows(node), *rows], strict=True) if p in reached]
     reverse_body, outside = closed(carried, [p for p, _ in pairs], body.constants, results)
-    last, stacked = run(reverse_body, begin, [r for _, r in pairs], [*constants, *outside], length, not reverse)
+    ends, stacked = run(reverse_body, begin, [r for _, r in pairs], [*constants, *outside], length, not reverse)
     gradient: list[Node | None] = [None] * len(node.inputs)
-    for c, value in zip(floating, last, strict=False):
+    for c, value in zip(floating, ends, strict=False):
         gradient[c] = row_of(value)
     for x, value in zip(wanted_rows, stacked, strict=False):
         gradient[count + x] = rows_of(value)
-    contributions: dict[int, Node] = dict(zip(summed, last[len(floating) :], strict=True))
+    contributions: dict[int, Node] = dict(zip(summed, ends[len(floating) :], strict=True))
     factors = iter(stacked[len(wanted_rows) :])
     for k, _, path in products:
         value = _product_of_all(next(factors), next(factors), path)
