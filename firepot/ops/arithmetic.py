@@ -641,7 +641,7 @@ def sinc(input: Operand) -> Tensor:
     x = wrap(floating(node_of(input)))
     zero = eq(x, 0)
     safe = where(zero, 1.0, x)
-    whole = round(safe)
+    whole = round(wrap(ew.real(safe._node)))
     # sin(πx) = ± sin(π (x − n)) for the nearest n, odd or even: the angle is exact however large x is.
     odd = sub(whole, mul(floor(mul(whole, 0.5)), 2))
     sine = mul(sin(mul(sub(safe, whole), math.pi)), sub(1, mul(odd, 2)))
