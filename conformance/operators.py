@@ -11,14 +11,16 @@ import torch
 import firepot as fp
 from conformance.convert import DTYPES, Untranslatable, back, difference, flatten, value
 from conformance.provided import RANDOM, REASONS, SIGNS, TIES, function, name_of
+from conformance.transformed import Call, captured, mapped
 
 VALUES = {
     "float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool,
     "float16": torch.float16, "bfloat16": torch.bfloat16, "complex64": torch.complex64,
 }  # fmt: skip
 GRADIENTS = {"gradient": ("second", torch.float64), "complex gradient": ("complex second", torch.complex128)}
-CHECKS = (*VALUES, "gradient", "second", "complex gradient", "complex second", "errors")
+CHECKS = (*VALUES, "gradient", "second", "complex gradient", "complex second", "errors", "vmap", "jit")
 _BATCH = 24  # samples computed as one program
+_TRANSFORMED = 4  # samples of an entry under transforms, at most: each is several programs
 
 
 class Tally:
@@ -81,6 +83,10 @@ def check(entry: Any, samples: int | None = None, checks: Sequence[str] = CHECKS
             if entry.error_inputs_func is None:
                 continue
             _errors(entry, ours, samples, tally)
+        elif kind in ("vmap", "jit"):
+            if name in RANDOM:
+                continue
+            _transformed(entry, ours, kind, min(samples or _TRANSFORMED, _TRANSFORMED), tally)
         else:
             continue
         result["checks"][kind] = tally.report()
@@ -402,3 +408,51 @@ def _errors(entry: Any, ours: Any, samples: int | None, tally: Tally) -> None:
             tally.add(None)
             continue
         tally.add(f"did not raise ({bad.error_type.__name__}: {bad.error_regex[:120]})", _describe(sample))
+
+
+# -- transforms ------------------------------------------------------------------------------------------------------
+
+
+def _transformed(entry: Any, ours: Any, kind: str, samples: int, tally: Tally) -> None:
+    """Samples under vmap or jit, against the same calls without it."""
+    dtype = next(d for d in (torch.float32, *VALUES.values()) if d in entry.dtypes)
+    waiting: list[tuple[str, list[Any], list[Any]]] = []
+    for number, sample in enumerate(_chosen(entry.sample_inputs("cpu", dtype), samples)):
+        try:
+            if reason := _left_out(entry, sample):
+                raise Untranslatable(reason)
+            call = Call(ours, value(_widened([sample.input, sample.args, sample.kwargs])))
+            ways = mapped(call, number, number == 0) if kind == "vmap" else captured(call)
+        except Untranslatable as reason:
+            tally.skip(str(reason))
+            continue
+        except Exception:  # the values' own check reports it
+            continue
+        for way, transformed, plain in ways:
+            try:
+                expected = plain()
+                fp.eval(expected)
+            except Untranslatable as reason:
+                tally.skip(str(reason))
+                continue
+            except Exception as error:
+                tally.skip(f"an example of another size or domain ({type(error).__name__})")
+                continue
+            try:
+                waiting.append((f"{way} {_describe(sample)}", transformed(), expected))
+            except fp.TraceError:
+                tally.skip("values that the function reads, so that it can only raise")
+            except Exception as error:
+                if "from outside was changed in place" in str(error):
+                    tally.skip("running statistics, which cannot differ between examples")
+                else:
+                    tally.add(_failure(error), f"{way} {_describe(sample)}")
+    for (what, found, expected), failure in zip(waiting, _compute([w[1] for w in waiting]), strict=True):
+        wrong = failure
+        if wrong is None and len(found) != len(expected):
+            wrong = f"gave {len(found)} results, expected {len(expected)}"
+        for f, e in zip(found, expected, strict=True) if wrong is None else ():
+            if entry.name in SIGNS and f.dtype.is_floating_point:
+                f, e = f.abs(), e.abs()
+            wrong = wrong or difference(f, back(e))
+        tally.add(wrong, what if wrong else "")

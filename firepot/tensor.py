@@ -21,6 +21,7 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data, detach, grad_mode, leaf, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.printing import text
+from firepot.runtime import dlpack
 from firepot.runtime.buffer import Buffer
 from firepot.tracing import state, state_changed
 from firepot.transforms.differentiate import gradients
@@ -289,18 +290,19 @@ class Tensor:
 
     # -- looking at values -------------------------------------------------------------------------------------------
 
-    def _realised(self, what: str) -> Buffer:
+    def _realised(self, what: str, instead: str = "") -> Buffer:
         if state.trace is not None:
-            state.trace.refuse(what, self._value)
+            state.trace.refuse(what, self._value, instead)
         value = self._value
         if value.buffer is None:
             compute([value])
         buffer: Buffer = value.buffer
         return buffer
 
-    def _array(self, what: str) -> np.ndarray[Any, Any]:
-        """A read-only NumPy view of the value (bfloat16 as its bits)."""
-        buffer = self._realised(what)
+    def _array(self, what: str, instead: str = "") -> np.ndarray[Any, Any]:
+        """A read-only NumPy view of the value (bfloat16 as its bits). Where values do not exist yet, the error names
+        `what` is asked for and what to do `instead`."""
+        buffer = self._realised(what, instead)
         return buffer.view(self.dtype.numpy, self.shape)
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
@@ -310,8 +312,11 @@ class Tensor:
         return _to_numpy(self, "numpy()")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The value for NumPy's functions, always a copy. Raises ValueError for copy=False."""
+        if copy is False:
+            raise ValueError("__array__: an array of a tensor is always a copy; leave copy=False out")
         array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     def item(self) -> Any:
         """The value of a tensor of one element, as a Python number."""
@@ -371,16 +376,27 @@ class Tensor:
 
     # -- exchange ----------------------------------------------------------------------------------------------------
 
-    def __dlpack__(self, **options: Any) -> Any:
-        """The value as a DLPack capsule (a copy: a Tensor's memory is never written by others)."""
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None, copy: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """The value as a DLPack capsule (a copy: a Tensor's memory is never written by others).
+
+        Args:
+            stream: none: the CPU has no streams.
+            max_version: the newest version of capsules that the consumer reads; none for those before versions.
+            dl_device: the CPU, (1, 0), or none.
+            copy: False raises BufferError.
+        """
         if self.requires_grad:
             raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-        if self.dtype is dtypes.bfloat16:
-            raise BufferError("DLPack export of bfloat16 is not possible through NumPy; convert to float32")
-        return _to_numpy(self, "__dlpack__").__dlpack__(**options)
+        if copy is False:
+            raise BufferError("__dlpack__: what a tensor exports is always a copy; leave copy=False out")
+        array = np.array(self._array("__dlpack__"))
+        return dlpack.export(array, self.dtype.name, stream=stream, max_version=max_version, dl_device=dl_device)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        return dlpack.CPU
 
     def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
         """The module of functions that the Python array API standard asks for: `firepot.array_api`.

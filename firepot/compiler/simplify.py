@@ -8,6 +8,7 @@ key under which programs are cached.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from firepot.compiler.complex import apart
@@ -26,6 +27,28 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.reduce import Reduce, reduce
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded graph.
+
+    key:     two graphs with equal keys compile to the same program
+    leaves:  the nodes whose values are given, in the order in which the program gets them
+    order:   all nodes, inputs first
+    outputs: the nodes whose values are wanted
+    """
+
+    key: Any
+    leaves: list[Node]
+    order: list[Node]
+    outputs: list[Node]
+
+
+def recorded(outputs: Sequence[Node]) -> Recorded:
+    """The graph of `outputs`."""
+    key, leaves, order = structure(outputs)
+    return Recorded(key, leaves, order, list(outputs))
 
 
 def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]]:

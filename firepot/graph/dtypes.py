@@ -96,7 +96,10 @@ def by_name(name: str) -> DType:
 
 def from_numpy(dtype: Any) -> DType:
     """The element type that holds a NumPy dtype's values. Raises TypeError where there is none."""
-    found = _BY_NUMPY.get(np.dtype(dtype).newbyteorder("="))
+    given = np.dtype(dtype)
+    if given.kind == "V" and given.name == "bfloat16":  # registered by ml_dtypes
+        return bfloat16
+    found = _BY_NUMPY.get(given.newbyteorder("="))
     if found is None:
         raise TypeError(
             f"firepot has no dtype for NumPy's {np.dtype(dtype)}; convert the array first, "

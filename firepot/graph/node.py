@@ -7,9 +7,11 @@ value (`buffer`); what has one is an input to whatever is compiled next.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
@@ -430,6 +432,19 @@ def detach(value: Node) -> Node:
 def unchanged(value: Node) -> Node:
     """The input of an operation that changes nothing, as its result: under no_grad without history."""
     return value if grad_mode.enabled or not value.requires_grad else detach(value)
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Without Python's collector of cyclic garbage: while a graph is made, it would walk thousands of nodes that live,
+    over and over."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def topological(outputs: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:

@@ -620,7 +620,10 @@ def logit(input: Operand, eps: float | None = None) -> Tensor:
     x: Operand = wrap(floating(node_of(input)))
     if eps is not None:
         x = clamp(x, eps, 1 - eps)
-    return log(div(x, sub(1, x)))
+    # Around ½, where the logarithm goes through zero, the quotient's distance from 1 is what counts.
+    central = lt(abs(sub(x, 0.5)), 0.25)
+    inner, outer = where(central, x, 0.5), where(central, 0.25, x)
+    return where(central, log1p(div(sub(mul(inner, 2), 1), sub(1, inner))), log(div(outer, sub(1, outer))))
 
 
 def deg2rad(input: Operand) -> Tensor:
@@ -635,10 +638,14 @@ def rad2deg(input: Operand) -> Tensor:
 
 def sinc(input: Operand) -> Tensor:
     """sin(πx) / (πx), 1 at 0."""
-    x = mul(input, math.pi)
+    x = wrap(floating(node_of(input)))
     zero = eq(x, 0)
     safe = where(zero, 1.0, x)
-    return where(zero, 1.0, div(sin(safe), safe))
+    whole = round(safe)
+    # sin(πx) = ± sin(π (x − n)) for the nearest n, odd or even: the angle is exact however large x is.
+    odd = sub(whole, mul(floor(mul(whole, 0.5)), 2))
+    sine = mul(sin(mul(sub(safe, whole), math.pi)), sub(1, mul(odd, 2)))
+    return where(zero, 1.0, div(sine, mul(safe, math.pi)))
 
 
 def isclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:

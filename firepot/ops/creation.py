@@ -15,6 +15,7 @@ from firepot.graph.node import Node, data
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.ops.broadcast import NUMBERS, Number, broadcast_shapes, number_dtype
+from firepot.runtime import dlpack
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
 from firepot.tracing import state
@@ -117,7 +118,7 @@ asarray = as_tensor
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch).
 
-    TypeError for what is no array, or of a dtype that Firepot lacks.
+    TypeError for what is no array, or of a dtype that Firepot lacks. The bfloat16 of ml_dtypes (JAX's) is known.
 
     >>> fp.from_numpy(np.eye(2))
     tensor([[1., 0.],
@@ -125,16 +126,33 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
-    return wrap(data(array.shape, dtypes.from_numpy(array.dtype), Buffer.from_numpy(np.ascontiguousarray(array))))
+    dtype = dtypes.from_numpy(array.dtype)
+    if dtype is dtypes.bfloat16:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        return wrap(data(array.shape, dtype, Buffer.from_numpy(bits)))
+    return wrap(data(array.shape, dtype, Buffer.from_numpy(array.astype(dtype.numpy, copy=False))))
 
 
-def from_dlpack(source: Any) -> Tensor:
-    """A tensor with a copy of what another library exports through DLPack.
+def from_dlpack(source: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor with a copy of what another library exports through DLPack, bfloat16 included.
+
+    Args:
+        source: an object with `__dlpack__` and `__dlpack_device__`, or a capsule.
+        device: the CPU, which is the only one.
+        copy: False raises BufferError: it is always a copy.
+
+    Raises TypeError for other objects and element types that Firepot lacks, BufferError for memory of other devices.
 
     >>> fp.from_dlpack(np.arange(3))
     tensor([0, 1, 2])
     """
-    return from_numpy(np.array(np.from_dlpack(source)))
+    if device is not None:
+        Device(device)
+    if copy is False:
+        raise BufferError("from_dlpack: the elements are always copied; leave copy=False out")
+    array, name = dlpack.take(source)
+    dtype = dtypes.from_numpy(array.dtype) if name is None else dtypes.by_name(name)
+    return wrap(data(array.shape, dtype, Buffer.from_numpy(array)))
 
 
 def full(

@@ -1,24 +1,30 @@
 """Calls of NumPy's LAPACK from the graph's side: decompositions, which no kernel of ours computes.
 
-The arguments are computed, the call is made, and its results are leaves; so there is none of it inside fp.jit. The
-derivatives are compositions of ordinary operations, to be used in `Function`s.
+The arguments are computed, the call is made, and its results are leaves; so there is none of it inside fp.jit. Under
+fp.vmap one call is made for all examples. The derivatives are compositions of ordinary operations, to be used in
+`Function`s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from firepot.graph import dtypes
 from firepot.tensor import Tensor, node_of, wrap
+from firepot.tracing import state
 
 Array = np.ndarray[Any, Any]
 
 
-def call(what: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
+def call(what: str, function: Callable[..., Any], *tensors: Tensor, core: Sequence[int] | None = None) -> Any:
     """The arrays that `function` makes of the tensors' values, as tensors of the first one's precision.
+
+    Args:
+        function: of stacks of matrices, whose leading dimensions broadcast.
+        core: how many dimensions of each tensor are one matrix, behind those of the stack (default: 2 of each).
 
     Raises: RuntimeError for dtypes that LAPACK does not know; what NumPy's LinAlgError says, as LinAlgError.
     """
@@ -28,6 +34,11 @@ def call(what: str, function: Callable[..., Any], *tensors: Tensor) -> Any:
             raise RuntimeError(f"{what}: expected float32, float64 or complex, got {t.dtype.name}; convert it first")
         if t.dtype.to_real() is not dtype.to_real():
             raise RuntimeError(f"{what}: expected tensors of one dtype, got {dtype.name} and {t.dtype.name}")
+    if state.trace is not None:
+        core = core or [2] * len(tensors)
+        mapped = state.trace.on_host(lambda *many: call(what, function, *many, core=core), tensors, core)
+        if mapped is not None:
+            return mapped
     arrays = [t.detach()._array(what) for t in tensors]
     try:
         found = function(*arrays)

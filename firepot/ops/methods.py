@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from firepot.autocast_mode import exempt
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import grad_mode
@@ -261,7 +262,7 @@ def attach() -> None:
         for name in names.split():
             setattr(Tensor, name, getattr(module, name))
     for name in _IN_PLACE.split():
-        setattr(Tensor, name + "_", _in_place(name, getattr(Tensor, name)))
+        setattr(Tensor, name + "_", _in_place(name, exempt(getattr(Tensor, name))))
     for name, dtype in _TO.items():
         setattr(Tensor, name, lambda self, *, memory_format=None, dtype=dtype: to(self, dtype))
     operators = {
@@ -273,7 +274,7 @@ def attach() -> None:
     for name, function in operators.items():
         setattr(Tensor, f"__{name}__", _operator(function))
         setattr(Tensor, f"__r{name}__", _reflected(function))
-        setattr(Tensor, f"__i{name}__", _in_place(name, function))
+        setattr(Tensor, f"__i{name}__", _in_place(name, exempt(function)))
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(Tensor, f"__{name}__", _operator(getattr(arithmetic, name)))
     extra: dict[str, Any] = {

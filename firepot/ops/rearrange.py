@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
@@ -245,6 +246,7 @@ def diagflat(input: Tensor, offset: int = 0) -> Tensor:
     return shape.diag_embed(shape.ravel(input), offset)
 
 
+@autocasts
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if input.ndim != 2:

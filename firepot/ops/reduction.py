@@ -6,6 +6,7 @@ import builtins
 import math
 from typing import Any, NamedTuple
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, detach
@@ -50,6 +51,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType |
     return _fold("sum", _summable(input, dtype), dim, keepdim, "sum")
 
 
+@autocasts
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
     """The product over a dimension (default all)."""
     return _fold("prod", _summable(input, dtype), dim, keepdim, "prod")

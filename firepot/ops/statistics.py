@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import promote
 from firepot.graph.primitives import elementwise as ew
@@ -116,7 +117,7 @@ def corrcoef(input: Tensor) -> Tensor:
 
 def _limits(input: Tensor, low: float, high: float, what: str) -> tuple[float, float]:
     if low == high and input.numel():
-        values = input.detach()._array(what)
+        values = input.detach()._array(f"{what} without a range (which is looked up in the values)", "Give min and max")
         low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise RuntimeError(f"{what}: range of [{low}, {high}] is not finite")
@@ -238,6 +239,7 @@ def _minkowski(difference: Tensor, p: float) -> Tensor:
     return arithmetic.where(zero, total, arithmetic.pow(arithmetic.where(zero, 1.0, total), 1 / p))
 
 
+@autocasts
 def cdist(
     x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
 ) -> Tensor:

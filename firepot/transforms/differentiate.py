@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from firepot.graph.node import Node, data_primitive, grad_mode, mark_primitive, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
+from firepot.tracing import state
 from firepot.transforms.accumulate import accumulate
 from firepot.transforms.recompute import Copies
 
@@ -49,8 +50,9 @@ def gradients(
     received: dict[Node, list[Node]] = {n: [g] for n, g in cotangents.items() if n in on_path}
     result: dict[Node, Node] = {}
     copies = Copies()
-    before = grad_mode.enabled
-    grad_mode.enabled = create_graph
+    before = grad_mode.enabled, state.autocast
+    # Rules written with operations compute in the dtypes of the forward pass, wherever they run.
+    grad_mode.enabled, state.autocast = create_graph, None
     try:
         for node in reversed(order):
             contributions = received.pop(node, None)
@@ -70,7 +72,7 @@ def gradients(
                 assert gi.shape == i.shape, f"{node} gave {gi} as the gradient of {i}"
                 received.setdefault(i, []).append(ew.as_gradient(gi, i.dtype))
     finally:
-        grad_mode.enabled = before
+        grad_mode.enabled, state.autocast = before
     return result
 
 

@@ -591,22 +591,18 @@ class CheckSites:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[Any, ...], int] = {}
-        self._messages: list[tuple[int, str, bool]] = []
 
     def number(self, check: tuple[Any, ...]) -> int:
         """Of the params of a check_index."""
-        found = self._numbers.get(check)
-        if found is None:
-            found = self._numbers[check] = len(self._messages)
-            self._messages.append((check[0], check[1], check[2]))
-        return found
+        return self._numbers.setdefault(check, len(self._numbers))
 
-    def error(self, site: int, value: int) -> BadIndex:
-        """What to raise for the number and the value that a kernel reported."""
-        size, message, negative = self._messages[site]
-        if not negative and value < -size:
-            value += size
-        return BadIndex(message.format(index=value), self._messages[site])
+
+def bad_index(check: tuple[int, str, bool], value: int) -> BadIndex:
+    """What to raise for the value that a kernel reported under the number of this check."""
+    size, message, negative = check
+    if not negative and value < -size:
+        value += size
+    return BadIndex(message.format(index=value), check)
 
 
 check_sites = CheckSites()

@@ -116,15 +116,19 @@ def _product_gradients(g: Node, node: Node) -> tuple[Node, Node]:
     zeros = scatter(ew.cast(zero_x, x.dtype), ew.cast(zero_u, x.dtype), indices, axes, "add")
     plain_x, plain_u = ew.where(zero_x, ew.like(x, 1), x), ew.where(zero_u, ew.like(updates, 1), updates)
     rest = scatter(plain_x, plain_u, indices, axes, "prod")  # of the elements that are not zero
+    # The zeros themselves, for the second derivative: where one other is zero the product is so, but not its slope.
+    nought_x, nought_u = ew.where(zero_x, x, ew.like(x, 0)), ew.where(zero_u, updates, ew.like(updates, 0))
+    noughts = scatter(nought_x, nought_u, indices, axes, "add")
 
-    def own(weight: Node, count: Node, product: Node, zero: Node, value: Node) -> Node:
-        none, one = ew.eq(count, ew.like(count, 0)), ew.eq(count, ew.like(count, 1))
-        others = ew.where(none, ew.div(product, value), ew.where(ew.and_(zero, one), product, ew.like(product, 0)))
-        return ew.mul(weight, others)
+    def own(weight: Node, zeros: Node, product: Node, noughts: Node, zero: Node, plain: Node, nought: Node) -> Node:
+        others = ew.sub(zeros, ew.cast(zero, zeros.dtype))  # how many of the others are zero
+        product = ew.div(product, plain)
+        once = ew.where(ew.eq(others, ew.like(others, 1)), ew.mul(product, ew.sub(noughts, nought)), ew.like(product, 0))
+        return ew.mul(weight, ew.where(ew.eq(others, ew.like(others, 0)), product, once))
 
-    there = [take(n, indices, axes) for n in (g, zeros, rest)]
-    by_updates = own(there[0], there[1], there[2], zero_u, plain_u)
-    return own(g, zeros, rest, zero_x, plain_x), by_updates
+    g_u, zeros_u, rest_u, noughts_u = (take(n, indices, axes) for n in (g, zeros, rest, noughts))
+    by_updates = own(g_u, zeros_u, rest_u, noughts_u, zero_u, plain_u, nought_u)
+    return own(g, zeros, rest, noughts, zero_x, plain_x, nought_x), by_updates
 
 
 def _last_writers(node: Node) -> Node:

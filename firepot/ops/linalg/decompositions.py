@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.autograd import Function
 from firepot.graph import dtypes
 from firepot.graph.node import grad_mode
@@ -83,6 +84,7 @@ class _Cholesky(Function):
         return _sym(right)
 
 
+@autocasts
 def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     """The lower triangle L with A = L Lᴴ (or the upper one) of symmetric or Hermitian positive definite matrices.
 
@@ -100,6 +102,7 @@ class LInfo(NamedTuple):
     info: Tensor
 
 
+@autocasts
 def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> LInfo:
     """cholesky, and for each matrix 0, or 1 where there is none (its elements are then NaN)."""
     matrices("linalg.cholesky_ex", A, square=True)
@@ -167,6 +170,7 @@ class _EigenValues(Function):
         return matmul(vectors * shape.unsqueeze(g, -2), _h(vectors)), None
 
 
+@autocasts
 def eigh(A: Tensor, UPLO: str = "L") -> Eigen:
     """Eigenvalues in ascending order and eigenvectors (as columns) of symmetric matrices; one triangle is read."""
     matrices("linalg.eigh", A, square=True)
@@ -175,6 +179,7 @@ def eigh(A: Tensor, UPLO: str = "L") -> Eigen:
     return Eigen(*_Eigh.apply(A, UPLO == "L"))
 
 
+@autocasts
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """Eigenvalues of symmetric matrices in ascending order."""
     matrices("linalg.eigvalsh", A, square=True)
@@ -272,6 +277,7 @@ class _QR(Function):
         return shape.cat([first, matmul(q, g_right)], -1), None
 
 
+@autocasts
 def qr(A: Tensor, mode: str = "reduced") -> QR:
     """A = Q R with orthonormal columns in Q and an upper triangle R. mode: 'reduced', 'complete' or 'r' (Q is empty)."""
     matrices("linalg.qr", A)
@@ -351,12 +357,14 @@ class _SingularValues(Function):
         return matmul(u * shape.unsqueeze(g, -2), vh)
 
 
+@autocasts
 def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> SVD:
     """A = U diag(S) Vh with singular values in descending order."""
     matrices("linalg.svd", A)
     return SVD(*_SVD.apply(A, full_matrices))
 
 
+@autocasts
 def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
     """Singular values in descending order."""
     matrices("linalg.svdvals", A)
@@ -509,6 +517,7 @@ def lu(A: Tensor, *, pivot: bool = True) -> PLU:
 
 
 
+@autocasts
 def householder_product(A: Tensor, tau: Tensor) -> Tensor:
     """The first columns of the product of the reflections 1 − τ v vᵀ, v in the columns of A below the diagonal."""
     matrices("linalg.householder_product", A)

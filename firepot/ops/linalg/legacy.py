@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.ops import creation, random, shape
 from firepot.ops.complex import conj
 from firepot.ops.host import call, matrices
@@ -33,21 +34,25 @@ norm = norms.legacy_norm
 orgqr = decompositions.householder_product
 
 
+@autocasts
 def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     """linalg.cholesky."""
     return decompositions.cholesky(input, upper=upper)
 
 
+@autocasts
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     """linalg.pinv with singular values up to rcond · the largest as zero."""
     return solving.pinv(input, rcond)
 
 
+@autocasts
 def chain_matmul(*matrices: Tensor) -> Tensor:
     """linalg.multi_dot."""
     return solving.multi_dot(matrices) if len(matrices) > 1 else matrices[0]
 
 
+@autocasts
 def qr(input: Tensor, some: bool = True) -> decompositions.QR:
     """linalg.qr in mode 'reduced', or 'complete' with some=False."""
     return decompositions.qr(input, "reduced" if some else "complete")
@@ -61,6 +66,7 @@ class UnconjugatedSVD(NamedTuple):
     V: Tensor
 
 
+@autocasts
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> UnconjugatedSVD:
     """(U, S, V) with input = U diag(S) Vᴴ."""
     if not compute_uv:
@@ -71,6 +77,7 @@ def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> Unconjugat
     return UnconjugatedSVD(u, s, adjoint(vh))
 
 
+@autocasts
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """linalg.lu_solve."""
     return solving.lu_solve(LU_data, LU_pivots, b)
@@ -83,6 +90,7 @@ class TriangularSolution(NamedTuple):
     cloned_coefficient: Tensor
 
 
+@autocasts
 def triangular_solve(
     b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
 ) -> TriangularSolution:
@@ -99,6 +107,7 @@ class Reflections(NamedTuple):
     tau: Tensor
 
 
+@autocasts
 def geqrf(input: Tensor) -> Reflections:
     """LAPACK's form of QR: R above, the Householder vectors below the diagonal, and their factors. No derivative."""
     matrices("geqrf", input)
@@ -110,6 +119,7 @@ def geqrf(input: Tensor) -> Reflections:
     return Reflections(*call("geqrf", factor, input))
 
 
+@autocasts
 def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpose: bool = False) -> Tensor:
     """The product of Q, given as by geqrf, with a matrix: Q · other, or other · Q, or with Qᴴ."""
     matrices("ormqr", input, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.primitives import elementwise as ew
@@ -100,6 +101,7 @@ def legacy_norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = 
     return reduction.norm(x, p, dim, keepdim)
 
 
+@autocasts
 def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition number ‖A‖ ‖A⁻¹‖; ∞ for singular matrices."""
     if A.ndim < 2:
@@ -125,6 +127,7 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
         return arithmetic.where(arithmetic.ne(info, 0), math.inf, matrix_norm(A, p) * matrix_norm(inverse, p))
 
 
+@autocasts
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """Σ x · y along a dimension, x conjugated."""
     if x.dtype is not y.dtype:

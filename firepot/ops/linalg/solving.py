@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.autograd import Function
 from firepot.graph import dtypes
 from firepot.graph.node import grad_mode
@@ -59,6 +60,7 @@ def _is_vector(a: Tensor, b: Tensor) -> bool:
     return b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
 
 
+@autocasts
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X with A X = B (X A = B with left=False); B may be a vector or a batch of vectors.
 
@@ -135,6 +137,7 @@ class _Inverse(Function):
         return -matmul(matmul(y, g), y)
 
 
+@autocasts
 def inv(A: Tensor) -> Tensor:
     """The inverses of square matrices. Raises LinAlgError where a matrix is singular."""
     matrices("linalg.inv", A, square=True)
@@ -149,6 +152,7 @@ class InverseInfo(NamedTuple):
     info: Tensor
 
 
+@autocasts
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> InverseInfo:
     """inv, and for each matrix 0, or 1 where it is singular (its elements are then NaN)."""
     matrices("linalg.inv_ex", A, square=True)
@@ -220,6 +224,7 @@ class _CholeskySolve(Function):
         return _reduced(g_b, b), _reduced(g_factor, factor), None
 
 
+@autocasts
 def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     """X with A X = B, given A's Cholesky factor."""
     matrices("cholesky_solve", L, square=True)
@@ -228,6 +233,7 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     return result
 
 
+@autocasts
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """A⁻¹, given A's Cholesky factor."""
     matrices("cholesky_inverse", L, square=True)
@@ -235,6 +241,7 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     return cholesky_solve(unit, L, upper)
 
 
+@autocasts
 def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
     """X with A X = B, given lu_factor(A); left=False: X A = B; adjoint: of Aᵀ."""
     matrices("linalg.lu_solve", LU, square=True)
@@ -341,6 +348,7 @@ def _tolerance(a: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
     )
 
 
+@autocasts
 def matrix_rank(A: Tensor, tol: Any = None, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """How many singular values are above max(atol, rtol · the largest)."""
     matrices("linalg.matrix_rank", A, square=hermitian)
@@ -364,7 +372,7 @@ class _PseudoInverse(Function):
             inverted = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(x.dtype)
             return (vh.swapaxes(-1, -2).conj() * inverted[..., None, :]) @ u.swapaxes(-1, -2).conj()
 
-        ctx.results = call("pinv", inverse, a, limit)
+        ctx.results = call("pinv", inverse, a, limit, core=(2, 0))
         return ctx.results
 
     @staticmethod
@@ -404,6 +412,7 @@ class LeastSquares(NamedTuple):
     singular_values: Tensor
 
 
+@autocasts
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LeastSquares:
     """X that makes ‖A X − B‖ least (and ‖X‖ least where there are many), by the pseudo-inverse.
 
@@ -443,6 +452,7 @@ def _check_least_squares(a: Tensor, b: Tensor, driver: str | None) -> None:
 # -- products and powers ---------------------------------------------------------------------------------------------
 
 
+@autocasts
 def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
     """The product of matrices in the cheapest order; the first and last may be vectors."""
     given = list(tensors)
@@ -478,6 +488,7 @@ def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
     return shape.squeeze(result, -1) if last else result
 
 
+@autocasts
 def matrix_exp(A: Tensor) -> Tensor:
     """e to the power of square matrices: Taylor's series of A / 2ˢ, squared s times.
 
@@ -502,6 +513,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     return wrap(ew.cast(result._node, A.dtype))
 
 
+@autocasts
 def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     """The inverse of A seen as a matrix from its last dimensions to its first `ind`."""
     if ind <= 0:
@@ -512,6 +524,7 @@ def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     return shape.reshape(inv(shape.reshape(A, (math.prod(first), math.prod(rest)))), (*rest, *first))
 
 
+@autocasts
 def tensorsolve(A: Tensor, B: Tensor, dims: Sequence[int] | None = None) -> Tensor:
     """X with tensordot(A, X, X.ndim) = B."""
     if dims is not None:
@@ -536,6 +549,7 @@ def lu_unpack(
     return p, lower, upper
 
 
+@autocasts
 def lu_legacy(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
     """torch.lu: (LU, pivots), with get_infos also the error numbers."""
     packed, pivots = lu_factor(A, pivot=pivot)
