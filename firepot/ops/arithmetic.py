@@ -641,6 +641,9 @@ def sinc(input: Operand) -> Tensor:
     x = wrap(floating(node_of(input)))
     zero = eq(x, 0)
     safe = where(zero, 1.0, x)
+    if x.dtype.is_complex:
+        angle = mul(safe, math.pi)
+        return where(zero, 1.0, div(sin(angle), angle))
     whole = round(safe)
     # sin(πx) = ± sin(π (x − n)) for the nearest n, odd or even: the angle is exact however large x is.
     odd = sub(whole, mul(floor(mul(whole, 0.5)), 2))

@@ -144,7 +144,7 @@ def _plan(nest: Nest, widest: int) -> Plan:
             chunks = max(min(_CHUNKS, terms // _SHORTEST), min(_MOST_CHUNKS, terms // (4 * _BLOCK)))
         elif tasks < 16 and terms * side >= 1 << 15:
             chunks = max(1, min(_CHUNKS, terms * side // 4096, terms // _SHORTEST))
-        chunks = min(chunks, loops[0].size)
+        chunks = max(1, min(chunks, loops[0].size))  # also of nothing
         streamed &= chunks > 1
     return Plan(nest, along, lanes, unroll, folding, outer, chunks, streamed)
 
