@@ -82,10 +82,25 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         workspace=_workspace(plan),
         scratch=_invariant_bytes(plan),
         parallel=points >= _SMALL,
+        explicit=_affine(nest),
         flops=operations(nest),
         bytes=traffic(nest),
         aliases=aliases(nest) if not plan.folding else frozenset(),
     )
+
+
+def _affine(nest: Nest) -> bool:
+    """Whether every position is a plain sum and nothing is guarded: LLVM has no conditions or divisions to hoist."""
+    waiting: list[Expr] = [stage.value for stage in nest.stages]
+    seen: set[int] = set()
+    while waiting:
+        expr = waiting.pop()
+        if id(expr) not in seen:
+            seen.add(id(expr))
+            if isinstance(expr, (Guard, CheckedIndex)):
+                return False
+            waiting += children(expr)
+    return all(isinstance(atom, Axis) for index in indices(nest) for atom, _ in index.terms)
 
 
 def same_positions(kernel: Kernel, read: int, written: int) -> bool:

@@ -220,6 +220,7 @@ def _complex_eigen(a: Any) -> tuple[Any, Any]:
     return values + 0j, vectors + 0j
 
 
+@autocasts
 def eig(A: Tensor) -> Eigen:
     """Eigenvalues and eigenvectors (as columns of length one) of square matrices, always complex; in no order.
 
@@ -229,6 +230,7 @@ def eig(A: Tensor) -> Eigen:
     return Eigen(*_Eig.apply(A))
 
 
+@autocasts
 def eigvals(A: Tensor) -> Tensor:
     """Eigenvalues of square matrices, always complex; in no order."""
     matrices("linalg.eigvals", A, square=True)
