@@ -599,6 +599,10 @@ class iinfo:
 def logaddexp(input: Operand, other: Operand) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
     a, b = operands("logaddexp", input, other)
+    if a.dtype.is_complex:  # the larger real part first
+        first = ew.ge(ew.real(a), ew.real(b))
+        high, low = ew.where(first, a, b), ew.where(first, b, a)
+        return wrap(ew.add(high, ew.unary("log1p", ew.unary("exp", ew.sub(low, high)))))
     top = ew.binary("maximum", a, b)
     away = ew.neg(ew.unary("abs", ew.sub(a, b)))
     smooth = ew.add(top, ew.unary("log1p", ew.unary("exp", away)))
