@@ -408,11 +408,13 @@ class Trace:
 
 
 def record(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture, reason: str
-) -> tuple[Trace, list[Tensor]]:
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture, reason: str,
+    memory_budget: int | None = None,
+) -> tuple[Trace, list[Tensor]]:  # fmt: skip
     """(the function's trace, the argument tensors that it is to be run on). All tensors are as before afterwards.
 
-    Raises: TraceError where the function looks at a value; and whatever the function raises.
+    Raises: TraceError where the function looks at a value; MemoryError where its program needs more than the budget;
+    and whatever the function raises.
     """
     arguments: list[Tensor] = []
     template = strip((args, kwargs), arguments)
@@ -432,7 +434,8 @@ def record(
             proxies.append(proxy)
         filled_args, filled_kwargs = fill(template, proxies)
         result = function(*filled_args, **filled_kwargs)
-        trace = _finish(capture, result, stand_ins, proxies, getattr(function, "__name__", type(function).__name__), reason)
+        name = getattr(function, "__name__", type(function).__name__)
+        trace = _finish(capture, result, stand_ins, proxies, name, reason, memory_budget)
     except BaseException:
         capture.restore()
         capture.abandon()
@@ -446,7 +449,8 @@ def record(
 
 
 def _finish(
-    capture: Capture, result: Any, stand_ins: list[tuple[Node, Node]], proxies: list[Tensor], name: str, reason: str
+    capture: Capture, result: Any, stand_ins: list[tuple[Node, Node]], proxies: list[Tensor], name: str, reason: str,
+    memory_budget: int | None,
 ) -> Trace:  # fmt: skip
     """Compile what was recorded."""
     returned: list[Tensor] = []
@@ -501,7 +505,7 @@ def _finish(
 
     overwritten = set(donations.values())
     constants = [i for i in range(len(arguments), len(leaves)) if i not in overwritten]
-    trace.executor = compiled(placeholders, copies, donations, name, reason, constants)
+    trace.executor = compiled(placeholders, copies, donations, name, reason, constants, memory_budget)
     return trace
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -54,14 +55,19 @@ class Jitted:
 
     traces:       how often it was captured
     compilations: each capture (the latest 1024), with the reason why no program made before would do
+    memory_budget: bytes that a call may take, if a bound was given
     """
 
-    def __init__(self, function: Callable[..., Any], pad: Sequence[Pad] = (), max_traces: int = 64) -> None:
+    def __init__(
+        self, function: Callable[..., Any], pad: Sequence[Pad] = (), max_traces: int = 64,
+        memory_budget: int | str | None = None,
+    ) -> None:  # fmt: skip
         if max_traces < 1:
             raise ValueError(f"fp.jit: max_traces must be at least 1, got {max_traces}")
         functools.update_wrapper(self, function)
         self.function = function
         self.max_traces = max_traces
+        self.memory_budget = None if memory_budget is None else _bytes(memory_budget)
         self.traces = 0
         self.compilations: list[Compilation] = []
         self._padding = Padding(function, pad) if pad else None
@@ -99,7 +105,7 @@ class Jitted:
         capture = Capture()
         for read, what in self._watched:
             capture.depend(read, what, announced=False)
-        trace, arguments = record(self.function, args, kwargs, capture, self._reason(key))
+        trace, arguments = record(self.function, args, kwargs, capture, self._reason(key), self.memory_budget)
         self.traces += 1
         self.compilations.append(log.recent[-1])
         del self.compilations[:-_REMEMBERED]
@@ -248,13 +254,38 @@ def _outside() -> int:
     return level - 1
 
 
-@overload
-def jit(function: Callable[..., Any], *, pad: Sequence[Pad] = (), max_traces: int = 64) -> Jitted: ...
-@overload
-def jit(*, pad: Sequence[Pad] = (), max_traces: int = 64) -> Callable[[Callable[..., Any]], Jitted]: ...
+_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 
-def jit(function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), max_traces: int = 64) -> Any:
+def _bytes(amount: int | str) -> int:
+    """An amount of memory as a number of bytes."""
+    if isinstance(amount, bool) or not isinstance(amount, (int, str)):
+        raise TypeError(f"fp.jit: memory_budget must be a number of bytes or a string like '2GB', not {amount!r}")
+    if isinstance(amount, str):
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)([KMGT]?)(I?B)?", amount.replace(" ", "").upper())
+        if found is None:
+            raise ValueError(f"fp.jit: memory_budget={amount!r} is no amount of memory; write '500MB', '1.5GB' or bytes")
+        amount = int(float(found[1]) * _UNITS[found[2] + "B"])
+    if amount < 1:
+        raise ValueError(f"fp.jit: memory_budget must be positive, got {amount}")
+    return amount
+
+
+@overload
+def jit(
+    function: Callable[..., Any], *, pad: Sequence[Pad] = (), max_traces: int = 64,
+    memory_budget: int | str | None = None,
+) -> Jitted: ...  # fmt: skip
+@overload
+def jit(
+    *, pad: Sequence[Pad] = (), max_traces: int = 64, memory_budget: int | str | None = None
+) -> Callable[[Callable[..., Any]], Jitted]: ...
+
+
+def jit(
+    function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), max_traces: int = 64,
+    memory_budget: int | str | None = None,
+) -> Any:  # fmt: skip
     """Capture `function` as one native program for each combination of argument shapes, dtypes and Python values.
 
     Tensors passed in are inputs; tensors that it closes over (parameters, momenta, running statistics, the random
@@ -275,9 +306,14 @@ def jit(function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), 
     Args:
         pad: dimensions whose size varies, to be rounded up to a few sizes (see `fp.Pad`).
         max_traces: programs kept; beyond, the one not used for longest is dropped.
+        memory_budget: the most memory that a call may take beyond what exists already (arguments, parameters,
+            optimiser state): intermediate values, workspaces, packed weights, and results, among them the gradients
+            that it leaves in `.grad`. Bytes, or a string in powers of 1024: "500MB", "2GB". What would not fit is not
+            kept for the backward pass but computed again there, with equal results, as little of it as will do.
 
     Returns: a Jitted; its `traces` counts captures, its `compilations` tells why each was made.
-    Raises (the Jitted): TypeError for arguments that are neither tensors, containers of them nor hashable.
+    Raises (the Jitted): TypeError for arguments that are neither tensors, containers of them nor hashable; MemoryError
+        before anything runs where memory_budget cannot be met, with the smallest one that works.
 
     >>> model = nn.Linear(3, 1)
     >>> opt = fp.optim.SGD(model.parameters(), lr=0.1)
@@ -293,8 +329,8 @@ def jit(function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), 
     (True, 1)
     """
     if function is None:
-        return functools.partial(Jitted, pad=pad, max_traces=max_traces)
-    return Jitted(function, pad, max_traces)
+        return functools.partial(Jitted, pad=pad, max_traces=max_traces, memory_budget=memory_budget)
+    return Jitted(function, pad, max_traces, memory_budget)
 
 
 __all__ = ["Jitted", "TraceError", "jit"]

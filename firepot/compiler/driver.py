@@ -10,10 +10,11 @@ from typing import Any
 from firepot.compiler import debug, simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
+from firepot.compiler.rematerialise import OverBudget
 from firepot.compiler.statistics import Compilation, log
 from firepot.graph.node import Node
 from firepot.graph.primitives.elementwise import constant_primitive
-from firepot.runtime.buffer import Buffer
+from firepot.runtime.buffer import Buffer, readable
 
 _MAXIMAL_PROGRAMS = 512
 _programs: OrderedDict[Hashable, Executor] = OrderedDict()
@@ -43,11 +44,21 @@ def evaluate(nodes: Sequence[Node]) -> None:
 
 def compiled(
     inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int], name: str, reason: str,
-    constants: Sequence[int] = (),
+    constants: Sequence[int] = (), budget: int | None = None,
 ) -> Executor:  # fmt: skip
-    """Compile a graph to native code (arguments as of `build`) and log it under `name` with the reason."""
+    """Compile a graph to native code (arguments as of `build`) and log it under `name` with the reason.
+
+    Raises: MemoryError where no program was found that keeps within the budget.
+    """
     start = time.perf_counter()
-    program = build(inputs, outputs, donations, constants=constants)
+    try:
+        program = build(inputs, outputs, donations, constants=constants, budget=budget)
+    except OverBudget as found:
+        assert budget is not None
+        raise MemoryError(
+            f"{name} does not fit into memory_budget={budget} ({readable(budget)}), whatever is computed again; the "
+            f"smallest budget that works is {found.smallest} bytes ({readable(found.smallest)})"
+        ) from None
     executor = Executor(program)
     program.compile_seconds = time.perf_counter() - start
     log.add(Compilation(name, reason, len(program.steps), program.arena, program.compile_seconds))

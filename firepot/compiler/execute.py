@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 
-from firepot.compiler.lower import Step
 from firepot.compiler.program import Program
 from firepot.graph.primitives.elementwise import check_sites
 from firepot.runtime import pool
@@ -25,16 +24,11 @@ class Executor:
     def __init__(self, program: Program) -> None:
         self.program = program
         inputs = program.input_count
-        self._fresh: list[tuple[int, int]] = []  # (output number, bytes) of outputs with memory of their own
-        base_of_output: dict[int, int] = {}
-        for number, storage in program.outputs_stored():
-            if number in program.donated:
-                base_of_output[number] = runtime.FIRST + program.donated[number]
-            else:
-                base_of_output[number] = runtime.FIRST + inputs + len(self._fresh)
-                self._fresh.append((number, max(storage.size * storage.dtype.size, 1)))
+        self._fresh = program.fresh()
+        base_of_output = {o: runtime.FIRST + i for o, i in program.donated.items()}
+        base_of_output.update((o, runtime.FIRST + inputs + k) for k, (o, _) in enumerate(self._fresh))
         steps = []
-        kept: dict[tuple[int, int, str, int], Buffer] = {}
+        kept = {key: Buffer.empty(size) for key, size in program.kept().items()}
         for t, step in enumerate(program.steps):
             operands = []
             for storage, offset in step.operands:
@@ -46,14 +40,15 @@ class Executor:
                 else:
                     operands.append(runtime.Operand(runtime.ARENA, where + offset))
             if t in program.prepared:
-                operands.append(runtime.Operand(_kept(step, kept)))
+                operands.append(runtime.Operand(kept[program.preparation(t)[0]]))
             elif program.workspaces[t] >= 0:
                 operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
             guard = t == program.guard_step
             steps.append(runtime.Step(step.kernel, tuple(operands), guard, prepared=t in program.prepared))
         self.executable = runtime.Executable(
-            steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated
-        )
+            steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated,
+            frugal=program.budget is not None,
+        )  # fmt: skip
         self.donated = sorted(set(program.donated.values()))
         self._constants = sorted(set(program.prepared.values()))
         self._prepared_for: list[tuple[weakref.ref[Buffer], int]] | None = None
@@ -116,17 +111,6 @@ class Executor:
     def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
         """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
         return Rehearsal(self, inputs, [size for _, size in self._fresh])
-
-
-def _kept(step: Step, kept: dict[tuple[int, int, str, int], Buffer]) -> Buffer:
-    """The workspace of a prepared step: one for all that put the same there, as they run one after another."""
-    assert step.kernel.prepares is not None
-    operand, what = step.kernel.prepares
-    storage, offset = step.operands[operand]
-    key = (storage.number, offset, what, step.kernel.workspace)
-    if key not in kept:
-        kept[key] = Buffer.empty(step.kernel.workspace)
-    return kept[key]
 
 
 class Rehearsal:

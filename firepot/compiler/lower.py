@@ -31,12 +31,14 @@ class Access:
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loops if any."""
+    """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loops if any;
+    whether it makes them a second time."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
     nodes: tuple[Node, ...]
     nest: Nest | None = None
+    again: bool = False
 
 
 def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firepot.graph.dtypes import DType
@@ -65,7 +65,7 @@ class Plan:
 
 def lower(nest: Nest, processor: Any) -> Kernel:
     """The kernel of a nest for a processor (runtime.processor.Processor)."""
-    nest = normalise(nest)
+    nest = _stores_last(normalise(nest))
     plan = _plan(nest, processor.vector_bytes // 4)
     key = f"nest {processor.vector_bytes} {describe(nest)}"
     points = math.prod(a.size for a in nest.axes) * max(
@@ -82,8 +82,15 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         parallel=points >= _SMALL,
         flops=operations(nest),
         bytes=traffic(nest),
-        aliases=aliases(nest) if not plan.folding else frozenset(),
+        aliases=_fold_aliases(nest) if plan.folding else aliases(nest),
     )
+
+
+def _stores_last(nest: Nest) -> Nest:
+    """Stores that have no loops of their own after all else, where they part no passes over the same points."""
+    last = [s for s in nest.stages if isinstance(s, Store) and not s.axes]
+    first = [s for s in nest.stages if not (isinstance(s, Store) and not s.axes)]
+    return replace(nest, stages=(*first, *last))
 
 
 def same_positions(kernel: Kernel, read: int, written: int) -> bool:
@@ -856,6 +863,22 @@ def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
                 if offsets == {stage.offset}:
                     pairs.add((operand, stage.operand))
     return frozenset(pairs)
+
+
+def _fold_aliases(nest: Nest) -> frozenset[tuple[int, int]]:
+    """The same of a nest that folds: no pass over the points that comes after the one that writes may read either.
+
+    Of the stages of one pass, all values of a point are computed before the first is written; stages without loops
+    of their own come one after the other.
+    """
+    later: dict[int, set[int]] = {}  # stage of a store -> operands that are loaded after it
+    groups = _stage_groups(nest)
+    passes = [part for g in groups for part in ([g] if g[0].axes else [[stage] for stage in g])]
+    read: set[int] = set()
+    for group in reversed(passes):
+        later.update((stage.operand, read) for stage in group if isinstance(stage, Store))
+        read = read | {load.operand for load in loads(Nest(nest.axes, tuple(group), nest.operands))}
+    return frozenset((r, w) for r, w in aliases(nest) if r not in later[w])
 
 
 def loads(nest: Nest) -> list[Load]:
