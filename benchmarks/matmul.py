@@ -1,4 +1,5 @@
-"""Float32 matrix products against NumPy's OpenBLAS, PyTorch's MKL and oneDNN, beside the processor's peak.
+"""Float32 matrix products against NumPy's OpenBLAS, PyTorch's MKL and oneDNN, beside the processor's peak; bfloat16 and
+int8 products against PyTorch's.
 
 oneDNN is reached through PyTorch's linear operator, whose first operand must be row-major: where that is stored
 transposed, the transposed product is asked for, and where both are in its way (x transposed, y not) PyTorch copies.
@@ -26,6 +27,9 @@ TALL = (
     (1576, 192, 576), (1576, 192, 192), (1576, 192, 768), (1576, 768, 192),
 )  # fmt: skip
 TRANSPOSES = ("nn", "nt", "tn", "tt")  # which of x and y is stored transposed
+# By dtype: shapes as above, x row-major and y stored transposed, as in a linear layer.
+NARROW = ("bfloat16", "int8")
+NARROW_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 384, 1536), (1576, 768, 192), (1, 4096, 4096))
 _HUGE = 1e11
 
 Results = dict[str, Any]
@@ -37,6 +41,7 @@ def measure(threads: tuple[int, ...], rounds: int, seconds: float, results: Resu
     results["rows"] = [row for row in results.get("rows", []) if row["threads"] not in threads]
     peers = [p for p, package in PEERS.items() if importlib.util.find_spec(package) is not None]
     shapes = [s for s in SQUARE + TALL if not quick or max(s) <= 1024]
+    results["narrow"] = [row for row in results.get("narrow", []) if row["threads"] not in threads]
     for count in threads:
         watch = machine.Watch()
         with ExitStack() as stack:
@@ -57,8 +62,26 @@ def measure(threads: tuple[int, ...], rounds: int, seconds: float, results: Resu
                 if transposes == TRANSPOSES[-1]:
                     peaks.append(running["firepot"].ask(do="peak")["gflops"])
             results.setdefault("peak", {})[str(count)] = max(peaks)
+            _measure_narrow({p: running[p] for p in ("firepot", "mkl") if p in running}, count, rounds, seconds, results)
         results.setdefault("others", {})[f"{count} thread(s)"] = watch.others()
     results["rows"].sort(key=lambda row: row["threads"])
+
+
+def _measure_narrow(running: dict[str, Peer], count: int, rounds: int, seconds: float, results: Results) -> None:
+    """Every dtype, float32 between the others, of every shape."""
+    for shape in NARROW_SHAPES:
+        for _ in range(rounds):
+            for dtype, (p, peer) in itertools.product(("float32", *NARROW), running.items()):
+                key = {"shape": shape, "transposes": "nt", "threads": count, "dtype": dtype}
+                row = next((r for r in results["narrow"] if r.items() >= key.items()), None)
+                if row is None:
+                    row = {**key, "times": {}}
+                    results["narrow"].append(row)
+                answer = peer.ask(do="time", shape=shape, transposes="nt", dtype=dtype, seconds=seconds)
+                if "times" in answer:
+                    row["times"].setdefault(p, []).append(answer["times"])
+                else:
+                    row.setdefault("errors", {})[p] = answer["error"]
 
 
 def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
@@ -70,7 +93,7 @@ def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
             return _about()
         if question["do"] == "peak":
             return {"gflops": _peak(threads)}
-        key = (tuple(question["shape"]), question["transposes"])
+        key = (tuple(question["shape"]), question["transposes"], question.get("dtype", "float32"))
         if key not in calls:
             calls.clear()
             calls[key] = _product(name, threads, *key)
@@ -80,19 +103,24 @@ def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
     return answer
 
 
-def operands(shape: tuple[int, int, int], transposes: str) -> tuple[Any, Any]:
-    """x and y as they are stored."""
+def operands(shape: tuple[int, int, int], transposes: str, dtype: str = "float32") -> tuple[Any, Any]:
+    """x and y as they are stored; what is to be bfloat16 as float32."""
     import numpy as np
 
     m, k, n = shape
     random = np.random.default_rng(0)
-    x = random.standard_normal((m, k) if transposes[0] == "n" else (k, m), np.float32)
-    y = random.standard_normal((k, n) if transposes[1] == "n" else (n, k), np.float32)
+    sizes = (m, k) if transposes[0] == "n" else (k, m), (k, n) if transposes[1] == "n" else (n, k)
+    if dtype == "int8":
+        x, y = (random.integers(-128, 128, size, np.int8) for size in sizes)
+    else:
+        x, y = (random.standard_normal(size, np.float32) for size in sizes)
     return x, y
 
 
-def _product(name: str, threads: int, shape: tuple[int, int, int], transposes: str) -> Callable[[], Any]:
-    stored = operands(shape, transposes)
+def _product(
+    name: str, threads: int, shape: tuple[int, int, int], transposes: str, dtype: str = "float32"
+) -> Callable[[], Any]:
+    stored = operands(shape, transposes, dtype)
     x_turned, y_turned = (t == "t" for t in transposes)
     if name == "openblas":
         import numpy as np
@@ -104,13 +132,19 @@ def _product(name: str, threads: int, shape: tuple[int, int, int], transposes: s
         import firepot as fp
 
         fp.set_num_threads(threads)
-        function = fp.jit(lambda x, y: (x.mT if x_turned else x) @ (y.mT if y_turned else y))
-        a, b = (fp.from_numpy(s) for s in stored)
+        multiply = fp.int_mm if dtype == "int8" else fp.matmul
+        function = fp.jit(lambda x, y: multiply(x.mT if x_turned else x, y.mT if y_turned else y))
+        a, b = (fp.from_numpy(s).to(getattr(fp, dtype)) for s in stored)
+        fp.eval(a, b)
         return lambda: function(a, b)
     import torch
 
     torch.set_num_threads(threads)
-    x, y = (torch.from_numpy(a).mT if t else torch.from_numpy(a) for a, t in zip(stored, (x_turned, y_turned), strict=True))
+    turned = (x_turned, y_turned)
+    tensors = [torch.from_numpy(a).to(getattr(torch, dtype)) for a in stored]
+    x, y = (tensor.mT if t else tensor for tensor, t in zip(tensors, turned, strict=True))
+    if dtype != "float32":
+        return lambda: torch._int_mm(x, y) if dtype == "int8" else torch.mm(x, y)
     if name == "mkl":
         out = torch.empty(shape[0], shape[2])
         return lambda: torch.mm(x, y, out=out)
@@ -172,6 +206,30 @@ def summary_table(results: Results) -> report.Table:
     return table
 
 
+def narrow_table(results: Results) -> report.Table:
+    """bfloat16 and int8 products beside Firepot's float32 and PyTorch's of the same dtype."""
+    table = [["(m, k, n)", "threads", "dtype", "Firepot, GFLOP/s", "÷ Firepot's float32", "÷ PyTorch"]]
+    rows = results.get("narrow", [])
+    for row in sorted(rows, key=lambda r: r["threads"]):
+        if row["dtype"] == "float32":
+            continue
+        plain = next(r for r in rows if r["dtype"] == "float32" and all(r[k] == row[k] for k in ("shape", "threads")))
+        own, theirs, before = gflops(row, "firepot"), gflops(row, "mkl"), gflops(plain, "firepot")
+        line = [str(tuple(row["shape"])), str(row["threads"]), row["dtype"], f"{own:.0f}" if own else "–"]
+        line += [f"{own / other:.2f}" if own and other else "–" for other in (before, theirs)]
+        table.append(line)
+    return table
+
+
+def _narrow_section(results: Results) -> list[str]:
+    if not results.get("narrow"):
+        return []
+    return [
+        "bfloat16 and int8 (into int32), y stored transposed, beside float32 and PyTorch's torch.mm and torch._int_mm:",
+        report.markdown(narrow_table(results)),
+    ]
+
+
 def all_rows(results: Results) -> report.Table:
     table = [["(m, k, n)", "stored transposed", "threads", *(f"{NAMES[p]}, GFLOP/s" for p in PEERS), "of peak"]]
     for row in results["rows"]:
@@ -202,6 +260,7 @@ def document(results: Results) -> str:
         "![Percent of peak](matmul.png)",
         report.markdown(summary_table(results)),
         "[Every row](matmul.md)",
+        *_narrow_section(results),
     ] if part) + "\n"  # fmt: skip
 
 

@@ -3,10 +3,13 @@
     python -m conformance                     # everything that has no result yet
     python -m conformance --fresh             # everything
     python -m conformance --only linalg.qr    # some entries, with every reason shown
+    python -m conformance einops              # einops' own tests
+    python -m conformance accuracy            # float32 functions against float64
     python -m conformance random --seconds 60 --seed 0    # random programs
 
 Each entry runs in a worker process with a time limit, so that a crash or an endless loop names its entry. Results are
-kept in build/conformance/results.jsonl; a run that was stopped goes on where it was.
+kept in build/conformance/results.jsonl; a run that was stopped goes on where it was, and a database's section of the page
+is written when all of its entries have results.
 """
 
 from __future__ import annotations
@@ -130,12 +133,38 @@ def main() -> None:
     for t in threads:
         t.join()
     given.results.write_text("".join(json.dumps(r) + "\n" for r in results.values()))
-    if given.only is None and given.suite is None:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(report.page({k: results[k] for k in names if k in results}, given.samples))
+    whole = {s for s, _ in names} - {s for s, n in names if (s, n) not in results}
+    if given.only is None:
+        report.write(given.output, report.databases({k: results[k] for k in names if k[0] in whole}, given.samples))
     print(report.summary(results))
+
+
+_PAGE = Path("docs/conformance.md")
+
+
+def _einops() -> int:
+    from conformance import einops
+
+    answer = einops.run()
+    name = answer["entry"]
+    report.write(_PAGE, {"einops": einops.section(answer)})
+    print("\n".join([name, *report.lines(answer)]))
+    return not report.passes(answer)
+
+
+def _accuracy(arguments: list[str]) -> int:
+    from conformance import accuracy
+
+    text = accuracy.main(arguments)
+    if text is not None:
+        report.write(_PAGE, {"Accuracy": text})
+    return 0
 
 
 if sys.argv[1:2] == ["random"]:
     sys.exit(random.main(sys.argv[2:]))
+if sys.argv[1:2] == ["einops"]:
+    sys.exit(_einops())
+if sys.argv[1:2] == ["accuracy"]:
+    sys.exit(_accuracy(sys.argv[2:]))
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ DTYPES = {
     torch.bool: fp.bool, torch.uint8: fp.uint8, torch.uint16: fp.uint16, torch.uint32: fp.uint32,
     torch.uint64: fp.uint64, torch.int8: fp.int8, torch.int16: fp.int16, torch.int32: fp.int32, torch.int64: fp.int64,
     torch.float16: fp.float16, torch.bfloat16: fp.bfloat16, torch.float32: fp.float32, torch.float64: fp.float64,
+    torch.complex64: fp.complex64, torch.complex128: fp.complex128,
 }  # fmt: skip
 _BACK = {ours: theirs for theirs, ours in DTYPES.items()}
 
@@ -29,12 +31,12 @@ def tensor(value: torch.Tensor) -> fp.Tensor:
     if value.layout is not torch.strided:
         raise Untranslatable("sparse tensors")
     if value.dtype not in DTYPES:
-        raise Untranslatable("complex numbers" if value.is_complex() else f"{value.dtype}")
+        raise Untranslatable(str(value.dtype))
     if value.dim() > 64:
         raise Untranslatable("more than the 64 dimensions that NumPy carries")
     if value.device.type != "cpu":
         raise Untranslatable(f"tensors on the device '{value.device.type}'")
-    plain = value.detach().resolve_neg().contiguous()
+    plain = value.detach().resolve_conj().resolve_neg().contiguous()
     if value.dtype is torch.bfloat16:
         result = fp.from_numpy(plain.float().numpy()).to(fp.bfloat16)
     else:
@@ -51,7 +53,7 @@ def value(given: Any, known: dict[int, fp.Tensor] | None = None) -> Any:
         return known[id(given)]
     if isinstance(given, torch.dtype):
         if given not in DTYPES:
-            raise Untranslatable("complex numbers" if given.is_complex else str(given))
+            raise Untranslatable(str(given))
         return DTYPES[given]
     if isinstance(given, torch.device):
         return given.type
@@ -61,8 +63,6 @@ def value(given: Any, known: dict[int, fp.Tensor] | None = None) -> Any:
         return None  # how elements lie is the compiler's business
     if type(given).__name__ == "LinearCrossEntropyOptions":
         return None  # how PyTorch saves memory
-    if isinstance(given, complex):
-        raise Untranslatable("complex numbers")
     if isinstance(given, torch.Size):
         return tuple(given)
     if isinstance(given, dict):
@@ -100,7 +100,7 @@ def flatten(given: Any) -> Iterator[Any]:
 # Relative and absolute tolerance by dtype: PyTorch's own defaults, wider by the factor of sums in another order.
 TOLERANCE = {
     torch.float64: (1e-7, 1e-7), torch.float32: (2e-5, 2e-5), torch.float16: (4e-3, 4e-3),
-    torch.bfloat16: (3.2e-2, 3.2e-2),
+    torch.bfloat16: (3.2e-2, 3.2e-2), torch.complex64: (2e-5, 2e-5), torch.complex128: (1e-7, 1e-7),
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def difference(ours: Any, theirs: Any, exact: torch.Tensor | None = None, shape_
     """What is wrong with a result, in words; None where it agrees.
 
     Args:
-        exact: PyTorch's result in float64. Where the two differ, ours is right if it is as near to that as PyTorch's.
+        exact: PyTorch's result in float64 (complex128). Where the two differ, ours is right if it is as near to that as PyTorch's.
         shape_only: of random results, only shape and dtype can agree.
     """
     if not isinstance(theirs, torch.Tensor):
@@ -118,6 +118,8 @@ def difference(ours: Any, theirs: Any, exact: torch.Tensor | None = None, shape_
         if isinstance(theirs, float) and isinstance(plain, (int, float)):
             same = plain == theirs or math.isclose(plain, theirs, rel_tol=1e-5, abs_tol=1e-6)
             return None if same or shape_only or (plain != plain and theirs != theirs) else f"gave {plain}, expected {theirs}"
+        if isinstance(theirs, complex) and isinstance(plain, complex) and cmath.isclose(plain, theirs, rel_tol=1e-5):
+            return None
         return None if plain == theirs or shape_only else f"gave {plain!r}, expected {theirs!r}"
     if not isinstance(ours, fp.Tensor):
         return f"gave {type(ours).__name__}, expected a tensor"
@@ -128,7 +130,7 @@ def difference(ours: Any, theirs: Any, exact: torch.Tensor | None = None, shape_
     if shape_only:
         return None
     mine, theirs = back(ours), theirs.detach().resolve_conj().resolve_neg()
-    if not theirs.is_floating_point():
+    if not (theirs.is_floating_point() or theirs.is_complex()):
         wrong = int((mine != theirs).sum())
         return f"{wrong} of {theirs.numel()} elements differ" + _first(mine, theirs, mine != theirs) if wrong else None
     relative, absolute = TOLERANCE[theirs.dtype]
@@ -136,8 +138,8 @@ def difference(ours: Any, theirs: Any, exact: torch.Tensor | None = None, shape_
     if exact is not None and not bool(near.all()) and exact.shape == theirs.shape:
         # Sums of terms that nearly cancel are as exact as their largest neighbours.
         size = torch.nan_to_num(exact, 0.0, 0.0, 0.0).abs().max()
-        allowed = 2 * (theirs.double() - exact).abs() + relative * (exact.abs() + size / 10) + absolute
-        near = near | ((mine.double() - exact).abs() <= allowed)
+        allowed = 2 * (theirs.to(exact.dtype) - exact).abs() + relative * (exact.abs() + size / 10) + absolute
+        near = near | ((mine.to(exact.dtype) - exact).abs() <= allowed)
     wrong = int((~near).sum())
     return f"{wrong} of {theirs.numel()} elements differ" + _first(mine, theirs, ~near) if wrong else None
 

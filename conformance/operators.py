@@ -9,15 +9,18 @@ from typing import Any
 import torch
 
 import firepot as fp
-from conformance.convert import Untranslatable, back, difference, flatten, value
+from conformance.convert import DTYPES, Untranslatable, back, difference, flatten, value
 from conformance.provided import RANDOM, REASONS, SIGNS, TIES, function, name_of
+from conformance.transformed import Call, captured, mapped
 
 VALUES = {
     "float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool,
-    "float16": torch.float16, "bfloat16": torch.bfloat16,
+    "float16": torch.float16, "bfloat16": torch.bfloat16, "complex64": torch.complex64,
 }  # fmt: skip
-CHECKS = (*VALUES, "gradient", "second", "errors")
+GRADIENTS = {"gradient": ("second", torch.float64), "complex gradient": ("complex second", torch.complex128)}
+CHECKS = (*VALUES, "gradient", "second", "complex gradient", "complex second", "errors", "vmap", "jit")
 _BATCH = 24  # samples computed as one program
+_TRANSFORMED = 4  # samples of an entry under transforms, at most: each is several programs
 
 
 class Tally:
@@ -68,17 +71,22 @@ def check(entry: Any, samples: int | None = None, checks: Sequence[str] = CHECKS
             if VALUES[kind] not in entry.dtypes:
                 continue
             _values(entry, ours, VALUES[kind], name in RANDOM, samples, tally)
-        elif kind == "gradient":
-            if not entry.supports_autograd or torch.float64 not in entry.dtypes or name in RANDOM:
+        elif kind in GRADIENTS:
+            again, dtype = GRADIENTS[kind]
+            if not entry.supports_autograd or dtype not in entry.dtypes or name in RANDOM:
                 continue
             second = Tally()
-            _derivatives(entry, ours, samples, tally, second)
-            if entry.supports_gradgrad and "second" in checks:
-                result["checks"]["second"] = second.report()
+            _derivatives(entry, ours, dtype, samples, tally, second)
+            if entry.supports_gradgrad and again in checks:
+                result["checks"][again] = second.report()
         elif kind == "errors":
             if entry.error_inputs_func is None:
                 continue
             _errors(entry, ours, samples, tally)
+        elif kind in ("vmap", "jit"):
+            if name in RANDOM:
+                continue
+            _transformed(entry, ours, kind, min(samples or _TRANSFORMED, _TRANSFORMED), tally)
         else:
             continue
         result["checks"][kind] = tally.report()
@@ -99,7 +107,7 @@ def _call(target: Callable[..., Any], input: Any, args: Any, kwargs: Any) -> Any
 def _derived(entry: Any, target: Callable[..., Any], input: Any, args: Any, kwargs: Any) -> Any:
     """The call whose derivative is compared: of a symmetric matrix where only such ones have a meaning."""
     if entry.gradcheck_wrapper.__name__ == "gradcheck_wrapper_hermitian_input":
-        input = input + input.mT
+        input = input + input.mH
     return _call(target, input, args, kwargs)
 
 
@@ -139,14 +147,14 @@ def _copied(v: Any) -> Any:
 
 def _widened(v: Any) -> Any:
     if isinstance(v, torch.Tensor):
-        return v.detach().double() if v.is_floating_point() else v
+        return v.detach().to(torch.promote_types(v.dtype, torch.float64)) if v.is_floating_point() or v.is_complex() else v
     if isinstance(v, dict):
         return {k: _widened(x) for k, x in v.items()}
     if type(v) in (list, tuple):
         return type(v)(_widened(x) for x in v)
     if v in (torch.float16, torch.bfloat16, torch.float32):
         return torch.float64
-    return v
+    return torch.complex128 if v is torch.complex64 else v
 
 
 def _failure(error: BaseException) -> str:
@@ -170,8 +178,8 @@ def _values(entry: Any, ours: Any, dtype: torch.dtype, shape_only: bool, samples
         except Exception as error:  # PyTorch does not take its own sample in this dtype
             tally.skip(f"PyTorch raised {type(error).__name__}")
             continue
-        if any(isinstance(t, torch.Tensor) and (t.is_complex() or t.layout is not torch.strided) for t in theirs):
-            tally.skip("complex or sparse result")
+        if any(isinstance(t, torch.Tensor) and t.layout is not torch.strided for t in theirs):
+            tally.skip("sparse result")
             continue
         try:
             with fp.no_grad():
@@ -214,7 +222,7 @@ def _disagreement(entry: Any, sample: Any, theirs: list[Any], ours: list[Any], s
         return f"gave {len(ours)} results, expected {len(theirs)}"
     exact: list[Any] | None = None
     for place, (t, o) in enumerate(zip(theirs, ours, strict=True)):
-        if entry.name in SIGNS and t.is_floating_point():
+        if entry.name in SIGNS and (t.is_floating_point() or t.is_complex()):
             o, t = o.abs(), t.abs()
             if "svd" in entry.name and place != 1:  # vectors beyond the singular values are arbitrary
                 k = theirs[1].shape[-1]
@@ -223,14 +231,15 @@ def _disagreement(entry: Any, sample: Any, theirs: list[Any], ours: list[Any], s
         wrong = difference(o, t, None, shape_only)
         if wrong and entry.name in TIES and not sample.kwargs.get("stable"):
             wrong = _same_elements(entry, sample, o, t, wrong)
-        if wrong and "elements differ" in wrong and isinstance(t, torch.Tensor) and t.is_floating_point():
+        numbers = isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex())
+        if wrong and "elements differ" in wrong and numbers:
             if exact is None:
                 try:
                     exact = list(flatten(_call(entry.op, *_widened([sample.input, sample.args, sample.kwargs]))))
                 except Exception:
                     exact = []
             if place < len(exact):
-                wrong = difference(o, t, exact[place].double())
+                wrong = difference(o, t, exact[place].to(torch.promote_types(exact[place].dtype, torch.float64)))
         if wrong:
             return wrong
     return None
@@ -267,9 +276,11 @@ def _processed(entry: Any, process: Any, results: Any) -> Any:
     return [abs(r) for r in flatten(results)] if entry.name in SIGNS else results
 
 
-def _derivatives(entry: Any, ours: Any, samples: int | None, first: Tally, second: Tally) -> None:
+def _derivatives(
+    entry: Any, ours: Any, dtype: torch.dtype, samples: int | None, first: Tally, second: Tally
+) -> None:
     waiting: list[Any] = []
-    for sample in _chosen(entry.sample_inputs("cpu", torch.float64, requires_grad=True), samples):
+    for sample in _chosen(entry.sample_inputs("cpu", dtype, requires_grad=True), samples):
         arguments = [sample.input, sample.args, sample.kwargs]
         if reason := _left_out(entry, sample):
             first.skip(reason)
@@ -305,8 +316,6 @@ def _their_derivatives(entry: Any, sample: Any, arguments: Any) -> Any:
     numbers = [i for i, o in enumerate(outputs) if isinstance(o, torch.Tensor) and o.requires_grad]
     if not numbers or not leaves:
         return None
-    if any(outputs[i].is_complex() for i in numbers):
-        raise Untranslatable("complex numbers")
     chosen = [outputs[i] for i in numbers]
     weights = _weights(chosen, 1)
     double = bool(entry.supports_gradgrad)
@@ -369,7 +378,7 @@ def _gradients_differ(ours: Any, theirs: Any, leaves: Any) -> str | None:
         if t is None:
             t = torch.zeros_like(leaf)
         if o is None:
-            o = fp.zeros(tuple(leaf.shape), dtype=fp.float64)
+            o = fp.zeros(tuple(leaf.shape), dtype=DTYPES[leaf.dtype])
         wrong = difference(o, t)
         if wrong:
             return f"argument {number}: {wrong}"
@@ -399,3 +408,51 @@ def _errors(entry: Any, ours: Any, samples: int | None, tally: Tally) -> None:
             tally.add(None)
             continue
         tally.add(f"did not raise ({bad.error_type.__name__}: {bad.error_regex[:120]})", _describe(sample))
+
+
+# -- transforms ------------------------------------------------------------------------------------------------------
+
+
+def _transformed(entry: Any, ours: Any, kind: str, samples: int, tally: Tally) -> None:
+    """Samples under vmap or jit, against the same calls without it."""
+    dtype = next(d for d in (torch.float32, *VALUES.values()) if d in entry.dtypes)
+    waiting: list[tuple[str, list[Any], list[Any]]] = []
+    for number, sample in enumerate(_chosen(entry.sample_inputs("cpu", dtype), samples)):
+        try:
+            if reason := _left_out(entry, sample):
+                raise Untranslatable(reason)
+            call = Call(ours, value(_widened([sample.input, sample.args, sample.kwargs])))
+            ways = mapped(call, number, number == 0) if kind == "vmap" else captured(call)
+        except Untranslatable as reason:
+            tally.skip(str(reason))
+            continue
+        except Exception:  # the values' own check reports it
+            continue
+        for way, transformed, plain in ways:
+            try:
+                expected = plain()
+                fp.eval(expected)
+            except Untranslatable as reason:
+                tally.skip(str(reason))
+                continue
+            except Exception as error:
+                tally.skip(f"an example of another size or domain ({type(error).__name__})")
+                continue
+            try:
+                waiting.append((f"{way} {_describe(sample)}", transformed(), expected))
+            except fp.TraceError:
+                tally.skip("values that the function reads, so that it can only raise")
+            except Exception as error:
+                if "from outside was changed in place" in str(error):
+                    tally.skip("running statistics, which cannot differ between examples")
+                else:
+                    tally.add(_failure(error), f"{way} {_describe(sample)}")
+    for (what, found, expected), failure in zip(waiting, _compute([w[1] for w in waiting]), strict=True):
+        wrong = failure
+        if wrong is None and len(found) != len(expected):
+            wrong = f"gave {len(found)} results, expected {len(expected)}"
+        for f, e in zip(found, expected, strict=True) if wrong is None else ():
+            if entry.name in SIGNS and f.dtype.is_floating_point:
+                f, e = f.abs(), e.abs()
+            wrong = wrong or difference(f, back(e))
+        tally.add(wrong, what if wrong else "")

@@ -37,22 +37,18 @@ _ELSEWHERE: dict[str, Callable[..., Any]] = {
     "resize_": lambda x, shape: x.clone().resize_(shape), "resize_as_": lambda x, other: x.clone().resize_as_(other),
 }  # fmt: skip
 _METHODS_FIRST = {
-    "to", "item", "contiguous", "bool", "byte", "char", "double", "float", "half", "int", "long", "short", "bfloat16",
+    "to", "item", "contiguous", "cfloat", "cdouble", "bool", "byte", "char", "double", "float", "half", "int", "long", "short", "bfloat16",
     "new_empty", "new_zeros", "new_ones", "new_full", "index_put", "view_as", "expand", "expand_as", "reshape_as",
     "repeat", "unfold", "sum_to_size", "broadcast_to", "new_empty_strided",
 }  # fmt: skip
 
-COMPLEX = "complex numbers do not exist in Firepot yet"
+COMPLEX = "complex numbers of half precision do not exist in Firepot"
 INTERNAL = "an internal function of PyTorch, not part of its documented interface"
 SPARSE = "sparse tensors do not exist in Firepot"
 JITERATOR = "CUDA source as an argument; PyTorch runs it on CUDA only"
 
 REASONS: dict[str, str] = {
-    **dict.fromkeys(
-        ["complex", "polar", "view_as_complex", "view_as_real", "cdouble", "cfloat", "chalf", "imag", "linalg.eig",
-         "linalg.eigvals", "stft", "istft", "fft.fft", "fft.fft2", "fft.fftn", "fft.ifft", "fft.ifft2", "fft.ifftn",
-         "fft.rfft", "fft.rfft2", "fft.rfftn", "fft.irfft", "fft.irfft2", "fft.irfftn", "fft.hfft", "fft.hfft2",
-         "fft.hfftn", "fft.ihfft", "fft.ihfft2", "fft.ihfftn"], COMPLEX),
+    "chalf": COMPLEX,
     **dict.fromkeys(
         ["_softmax_backward_data", "native_group_norm", "native_layer_norm", "native_batch_norm",
          "_native_batch_norm_legit", "_batch_norm_with_update", "_upsample_bilinear2d_aa",

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from conformance.provided import DEVIATIONS
 
 Results = Mapping[tuple[str, str], dict[str, Any]]
 
+_CHECKED = {
+    "operator": "Shape, dtype and value in six dtypes, first and second derivative in float64, errors; under `vmap` (all tensors "
+    "along dimension 0; the first along a drawn dimension; nested) against a loop, under `jit` against the plain call.",
+    "module": "Results and gradients of all parameters and inputs in float64, in training and in evaluation.",
+    "optimizer": "Parameters after seven steps on a small network, and what must be refused.",
+}
 _TITLES = {
     "operator": "Operators (`op_db`)", "module": "Modules (`module_db`)", "optimizer": "Optimisers (`optim_db`)",
 }  # fmt: skip
@@ -61,47 +68,66 @@ def summary(results: Results) -> str:
     return "\n".join(out)
 
 
-def page(results: Results, samples: int | None) -> str:
-    """The whole page as Markdown."""
-    out = [
-        "# Conformance", "",
-        "Written by `python -m conformance`, which runs every sample of PyTorch's own databases of operators, modules and",
-        "optimisers through Firepot and compares shape, dtype, value, first and second derivative (in float64) and errors.",
-        "",
-    ]  # fmt: skip
-    if samples is not None:
-        out += [f"This run took at most {samples} samples of each check.", ""]
-    for suite, title in _TITLES.items():
-        total, have, good, checks = _counts(results, suite)
-        if not total:
-            continue
-        out += [f"## {title}", "", f"{have} of {total} entries are provided; {good} of them pass every check.", ""]
-        out += ["| check | entries that pass | samples that pass |", "|---|---|---|"]
-        out += [f"| {k} | {v[0]} of {v[1]} | {v[2]} of {v[3]} |" for k, v in checks.items()]
-        mine = [r for (s, _), r in results.items() if s == suite]
-        failing = [r for r in mine if provided(r) and not passes(r)]
-        if failing:
-            out += ["", "### Failing", ""]
-            for r in failing:
-                note = DEVIATIONS.get(r["entry"])
-                out.append(f"- `{r['entry']}`" + (f": {note}" if note else ""))
-                seen = set()
-                for line in lines(r):
-                    kind = line.split(" ")[0]
-                    if kind not in seen:
-                        seen.add(kind)
-                        out.append(f"  - {_clean(line)}")
-        missing = [r for r in mine if not provided(r)]
-        if missing:
-            out += ["", "### Missing", ""]
-            for reason, _ in Counter(r["missing"] for r in missing).most_common():
-                names = ", ".join(f"`{r['entry']}`" for r in missing if r["missing"] == reason)
-                out.append(f"- {reason}: {names}")
-        skipped = Counter(s for r in mine for c in r.get("checks", {}).values() for s in c["skips"])
-        if skipped:
-            out += ["", "Samples left out, by reason and number of checks: "
-                    + ", ".join(f"{k} ({v})" for k, v in skipped.most_common()) + "."]  # fmt: skip
-        out.append("")
+_HEAD = """# Conformance
+
+Written by `python -m conformance`, which holds Firepot against what others wrote: PyTorch's own databases of operators,
+modules and optimisers, einops' tests, and functions in higher precision. Each section is the result of one command and is
+replaced when it runs again. What fails or is missing is listed with its reason, or with the first difference.
+"""
+_ORDER = (*_TITLES.values(), "einops", "Accuracy", "Random programs")
+
+
+def write(path: Path, sections: Mapping[str, str]) -> None:
+    """Replace sections of the page by heading, and leave the others as they are."""
+    found: dict[str, str] = {}
+    if path.exists():
+        for part in path.read_text().split("\n## ")[1:]:
+            title, _, text = part.partition("\n")
+            found[title.strip()] = text.strip()
+    found.update(sections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(f"## {title}\n\n{found[title].strip()}\n" for title in _ORDER if title in found)
+    path.write_text(f"{_HEAD}\n{text}")
+
+
+def databases(results: Results, samples: int | None) -> dict[str, str]:
+    """The sections of PyTorch's databases."""
+    return {title: section(results, suite, samples) for suite, title in _TITLES.items()
+            if any(s == suite for s, _ in results)}  # fmt: skip
+
+
+def section(results: Results, suite: str, samples: int | None = None) -> str:
+    """The counts of one suite, and what fails or is missing."""
+    total, have, good, checks = _counts(results, suite)
+    out = [f"{have} of {total} entries are provided; {good} of them pass every check.", ""] if total > 1 else []
+    if total > 1:
+        limit = "" if samples is None else f" At most {samples} samples of each check were run."
+        out += [f"{_CHECKED[suite]}{limit}", ""]
+    out += ["| check | entries that pass | samples that pass |", "|---|---|---|"]
+    out += [f"| {k} | {v[0]} of {v[1]} | {v[2]} of {v[3]} |" for k, v in checks.items()]
+    mine = [r for (s, _), r in results.items() if s == suite]
+    failing = [r for r in mine if provided(r) and not passes(r)]
+    if failing:
+        out += ["", "### Failing", ""]
+        for r in failing:
+            note = DEVIATIONS.get(r["entry"])
+            out.append(f"- `{r['entry']}`" + (f": {note}" if note else ""))
+            seen = set()
+            for line in lines(r):
+                kind = line.split(" ")[0]
+                if kind not in seen:
+                    seen.add(kind)
+                    out.append(f"  - {_clean(line)}")
+    missing = [r for r in mine if not provided(r)]
+    if missing:
+        out += ["", "### Missing", ""]
+        for reason, _ in Counter(r["missing"] for r in missing).most_common():
+            names = ", ".join(f"`{r['entry']}`" for r in missing if r["missing"] == reason)
+            out.append(f"- {reason}: {names}")
+    skipped = Counter(s for r in mine for c in r.get("checks", {}).values() for s in c["skips"])
+    if skipped:
+        out += ["", "Samples left out, by reason and number of checks: "
+                + ", ".join(f"{k} ({v})" for k, v in skipped.most_common()) + "."]  # fmt: skip
     return "\n".join(out)
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING as _CHECKING
 from typing import Any as _Any
 
+from firepot import amp as amp
 from firepot import autograd as autograd
 from firepot import data as data
 from firepot import func as func
@@ -10,6 +11,12 @@ from firepot import nn as nn
 from firepot import optim as optim
 from firepot import tree as tree
 from firepot import vision as vision
+from firepot.autocast_mode import autocast as autocast
+from firepot.autocast_mode import get_autocast_dtype as get_autocast_dtype
+from firepot.autocast_mode import is_autocast_cache_enabled as is_autocast_cache_enabled
+from firepot.autocast_mode import is_autocast_enabled as is_autocast_enabled
+from firepot.autocast_mode import set_autocast_dtype as set_autocast_dtype
+from firepot.autocast_mode import set_autocast_enabled as set_autocast_enabled
 from firepot.autograd import Function as Function
 from firepot.capture import TraceError as TraceError
 from firepot.func import checkpoint as checkpoint
@@ -36,6 +43,8 @@ from firepot.grad_mode import set_grad_enabled as set_grad_enabled
 from firepot.graph.dtypes import DType as dtype
 from firepot.graph.dtypes import bfloat16 as bfloat16
 from firepot.graph.dtypes import bool_ as bool
+from firepot.graph.dtypes import complex64 as complex64
+from firepot.graph.dtypes import complex128 as complex128
 from firepot.graph.dtypes import float16 as float16
 from firepot.graph.dtypes import float32 as float32
 from firepot.graph.dtypes import float64 as float64
@@ -47,6 +56,7 @@ from firepot.graph.dtypes import uint8 as uint8
 from firepot.graph.dtypes import uint16 as uint16
 from firepot.graph.dtypes import uint32 as uint32
 from firepot.graph.dtypes import uint64 as uint64
+from firepot.jit import Varying as Varying
 from firepot.jit import jit as jit
 from firepot.ops import *  # noqa: F403
 from firepot.ops import fft as fft
@@ -103,6 +113,8 @@ def __dir__() -> list[str]:
 float = float32
 double = float64
 half = float16
+cfloat = complex64
+cdouble = complex128
 long = int64
 int = int32
 short = int16

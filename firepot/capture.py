@@ -17,7 +17,16 @@ from weakref import ref
 from firepot.compiler import simplify
 from firepot.graph import node as graph
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Node, data, data_primitive, grad_mode, leaf, severed, severed_primitive
+from firepot.graph.node import (
+    Node,
+    collection_paused,
+    data,
+    data_primitive,
+    grad_mode,
+    leaf,
+    severed,
+    severed_primitive,
+)
 from firepot.graph.primitives.elementwise import BadIndex, add
 from firepot.runtime import pool
 from firepot.tensor import Tensor, caller_site, compute, default_dtype, forget, wrap
@@ -205,10 +214,14 @@ class Capture:
             self._mark(self._differentiated or (self._locate(), True))
             self._differentiated = (self.origin(node)[0], True)
 
-    def refuse(self, what: str, value: Node | None = None) -> None:
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> None:
+        """Nothing: `refuse` tells that there are no values yet."""
+
+    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
+        instead = instead or "Use fp.where or fp.cond for a choice, keep the number as a tensor"
         raise TraceError(
-            f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. Use fp.where for a choice between "
-            "values, keep the number as a tensor, or do this outside the jitted function"
+            f"{what} at {caller_site()}: inside fp.jit a tensor has no value yet. {instead}, or do this outside the "
+            "jitted function"
         )
 
     # -- where nodes come from -----------------------------------------------------------------------------------------
@@ -405,13 +418,39 @@ class Trace:
         return fill(self.template, [kind.fresh(b) for b, kind in zip(outputs, self.results, strict=False)])
 
 
+@dataclass(frozen=True)
+class Recorded(simplify.Recorded):
+    """The graph that a captured function became, before it is compiled. Its leaves are arguments first, then state.
+
+    roles:       what each leaf is, the same for every capture: ('argument', its number), ('state' or 'gradient', the
+                 identity of a tensor) or ('own', a count) for data that the function made
+    donations:   output number -> number of the leaf that it replaces
+    constants:   leaves that are not replaced
+    """
+
+    roles: list[tuple[str, int]]
+    donations: dict[int, int]
+    constants: list[int]
+    name: str
+    reason: str
+
+
+def compile_exactly(
+    recorded: Recorded, origins: list[tuple[int, Node | None]] | None = None, memory_budget: int | None = None
+) -> Executor:
+    """The program for the very sizes of the recording."""
+    from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
+
+    return compiled(recorded, recorded.donations, recorded.name, recorded.reason, recorded.constants, origins, memory_budget)
 
 
 def record(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture, reason: str,
-    memory_budget: int | None = None,
+    compile: Callable[[Recorded], Any] | None = None, memory_budget: int | None = None,
 ) -> tuple[Trace, list[Tensor]]:  # fmt: skip
     """(the function's trace, the argument tensors that it is to be run on). All tensors are as before afterwards.
+
+    `compile` makes what runs of the graph; left out, a program for the very sizes.
 
     Raises: TraceError where the function looks at a value; MemoryError where its program needs more than the budget;
     and whatever the function raises.
@@ -422,7 +461,7 @@ def record(
     if waiting:
         compute(waiting)
     stand_ins = [_stand_in(a._value, a.is_leaf) for a in arguments]
-    switch = grad_mode.enabled
+    modes = grad_mode.enabled, state.autocast
     state.trace = capture
     try:
         capture.depend(default_dtype, "the default dtype", announced=True)
@@ -433,26 +472,36 @@ def record(
                 node.owner = ref(proxy)
             proxies.append(proxy)
         filled_args, filled_kwargs = fill(template, proxies)
-        result = function(*filled_args, **filled_kwargs)
         name = getattr(function, "__name__", type(function).__name__)
-        trace = _finish(capture, result, stand_ins, proxies, name, reason, memory_budget)
+        with collection_paused():
+            result = function(*filled_args, **filled_kwargs)
+            trace, recorded = _finish(capture, result, stand_ins, proxies, name, reason)
     except BaseException:
         capture.restore()
         capture.abandon()
         raise
     finally:
         state.trace = None
-        grad_mode.enabled = switch
+        grad_mode.enabled, state.autocast = modes
     capture.restore()
     capture.captured.clear()  # the state's present values: whoever holds them keeps them from being overwritten
+    try:
+        if compile is not None:
+            trace.executor = compile(recorded)
+        else:
+            trace.executor = compile_exactly(
+                recorded, trace.origins if capture._locate is not None else None, memory_budget
+            )
+    except BaseException:
+        capture.abandon()
+        raise
     return trace, arguments
 
 
 def _finish(
-    capture: Capture, result: Any, stand_ins: list[tuple[Node, Node]], proxies: list[Tensor], name: str, reason: str,
-    memory_budget: int | None,
-) -> Trace:  # fmt: skip
-    """Compile what was recorded."""
+    capture: Capture, result: Any, stand_ins: list[tuple[Node, Node]], proxies: list[Tensor], name: str, reason: str
+) -> tuple[Trace, Recorded]:  # fmt: skip
+    """What was recorded, and all but the program of the trace."""
     returned: list[Tensor] = []
     trace = Trace(capture)
     trace.template = strip(result, returned)
@@ -485,7 +534,7 @@ def _finish(
     trace.argument_grads = [
         (i, further_output(proxy._grad._value)) for i, proxy in enumerate(proxies) if proxy._grad is not None
     ]
-    _, leaves, order = simplify.structure(outputs)
+    key, leaves, order = simplify.structure(outputs)
     numbers = {p: i for i, (p, _) in enumerate(stand_ins)}
     tensors = {c.placeholder: capture.place(c.tensor) for c in capture.captured.values()}
     arguments = [n for n in leaves if n in numbers]
@@ -497,16 +546,18 @@ def _finish(
     trace.state = [tensors[n] if n in tensors else wrap(n) for n in others]
     leaves = arguments + others
     trace.origins = []
-    located = trace.origins if capture._locate is not None else None
-    placeholders, copies = simplify.simplify(order, leaves, outputs, origins=located)
     position = {n: i for i, n in enumerate(leaves)}
     donations = {o: position[p] for p, o in rebound.items() if p in position}
-    from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
-
     overwritten = set(donations.values())
     constants = [i for i in range(len(arguments), len(leaves)) if i not in overwritten]
-    trace.executor = compiled(placeholders, copies, donations, name, reason, constants, memory_budget)
-    return trace
+    own = iter(range(len(others)))
+    roles = [("argument", i) for i in trace.arguments]
+    roles += [_role(tensors[n]) if n in tensors else ("own", next(own)) for n in others]
+    return trace, Recorded(key, leaves, order, outputs, roles, donations, constants, name, reason)
+
+
+def _role(place: Tensor | _Gradient) -> tuple[str, int]:
+    return ("gradient", id(place.owner)) if isinstance(place, _Gradient) else ("state", id(place))
 
 
 # -- structures of arguments and results -------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class _Checker:
         )
 
     def is_bad(self, node: Node) -> bool:
-        if node.dtype.kind != "f" or not node.size:
+        if not node.dtype.is_inexact or not node.size:
             return False
         found = self.bad.get(node)
         if found is None:
@@ -179,6 +179,7 @@ class Statistics:
     """What was compiled since the process started.
 
     programs, kernels: compiled, and the kernels in them
+    programs_from_disk: those among them whose plan an earlier process had left
     compile_seconds:   spent on planning programs and on making or loading their kernels
     programs_reused:   runs of plain code that found their program in memory
     programs_kept:     programs of plain code in memory now
@@ -189,6 +190,7 @@ class Statistics:
 
     programs: int
     kernels: int
+    programs_from_disk: int
     compile_seconds: float
     programs_reused: int
     programs_kept: int
@@ -201,9 +203,9 @@ def statistics() -> Statistics:
     """Counters of compilations and of what was found again."""
     native = engine.statistics()
     return Statistics(
-        programs=log.programs, kernels=log.kernels, compile_seconds=log.seconds, programs_reused=log.reused,
-        programs_kept=driver.programs_kept(), native_compiled=native.compiled, native_from_disk=native.cache_hits,
-        native_reused=native.reused,
+        programs=log.programs, kernels=log.kernels, programs_from_disk=log.planned, compile_seconds=log.seconds,
+        programs_reused=log.reused, programs_kept=driver.programs_kept(), native_compiled=native.compiled,
+        native_from_disk=native.cache_hits, native_reused=native.reused,
     )  # fmt: skip
 
 

@@ -243,7 +243,7 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
         with pool.lock:
             capture = Capture(_place)
             budget = jitted.memory_budget if jitted is not None else None
-            trace, arguments = record(plain, args, kwargs, capture, "asked for by fp.explain", budget)
+            trace, arguments = record(plain, args, kwargs, capture, "asked for by fp.explain", memory_budget=budget)
             capture.abandon()
             history = jitted.compilations if jitted is not None else [log.recent[-1]]
             return _measured(name, trace, capture, arguments, history)
@@ -265,12 +265,14 @@ def _measured(
         whole.append(rehearsal.time())
         single.append(rehearsal.profile())
     program = trace.executor.program
+    assert program is not None, "a capture that locates its nodes is built"
     kernels = []
     for number, step in enumerate(program.steps):
         place, derivative = _origin(step, trace, capture)
-        # The peak is of float32: float64 has half as many lanes.
-        widest = max(s.dtype.size for s, _ in step.operands if s.dtype.kind == "f") if step.kernel.flops else 4
-        floor = max(step.kernel.flops / peaks.flops * max(widest / 4, 1), step.kernel.bytes / peaks.bandwidth)
+        # The peak is of float32: float64 has half as many lanes, dot-product instructions do more at once.
+        widest = max((s.dtype.size for s, _ in step.operands if s.dtype.kind == "f"), default=4)
+        slower = max(widest / 4, 1) / step.kernel.rate
+        floor = max(step.kernel.flops / peaks.flops * slower, step.kernel.bytes / peaks.bandwidth)
         kernels.append(
             KernelReport(
                 number=number,

@@ -22,6 +22,7 @@ from firepot.padding import Pad, Padding
 from firepot.runtime import pool
 from firepot.tensor import Tensor
 from firepot.tracing import depend_on, state
+from firepot.varying import Dynamic, SharedExecutor, Varying, VaryingSizes
 
 _WARN_AT = 16  # captures of one function
 _REMEMBERED = 1024  # keys of dropped traces, compilations
@@ -54,14 +55,19 @@ class Jitted:
     """A function under fp.jit.
 
     traces:       how often it was captured
+    programs:     how many programs were compiled: one a capture, but for sizes that vary (`dynamic`), which share
     compilations: each capture (the latest 1024), with the reason why no program made before would do
     memory_budget: bytes that a call may take, if a bound was given
     """
 
     def __init__(
-        self, function: Callable[..., Any], pad: Sequence[Pad] = (), max_traces: int = 64,
+        self, function: Callable[..., Any], pad: Sequence[Pad] = (), max_traces: int = 64, dynamic: Dynamic = (),
         memory_budget: int | str | None = None,
     ) -> None:  # fmt: skip
+        if pad and dynamic:
+            raise ValueError("fp.jit: give pad= or dynamic=, not both")
+        if memory_budget is not None and dynamic:
+            raise ValueError("fp.jit: give memory_budget= or dynamic=, not both; pad= goes with a budget")
         if max_traces < 1:
             raise ValueError(f"fp.jit: max_traces must be at least 1, got {max_traces}")
         functools.update_wrapper(self, function)
@@ -69,8 +75,10 @@ class Jitted:
         self.max_traces = max_traces
         self.memory_budget = None if memory_budget is None else _bytes(memory_budget)
         self.traces = 0
+        self.programs = 0
         self.compilations: list[Compilation] = []
         self._padding = Padding(function, pad) if pad else None
+        self._varying = VaryingSizes(function, dynamic) if dynamic else None
         self._traces: OrderedDict[Hashable, list[Trace]] = OrderedDict()  # the least recently used first
         self._dropped: OrderedDict[Hashable, None] = OrderedDict()
         self._watched = _watched(function)
@@ -87,7 +95,8 @@ class Jitted:
                 depend_on(read, what)
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
-        key: Any = (_static_key(args, tensors), _static_key(kwargs, tensors) if kwargs else None, grad_mode.enabled)
+        modes = (grad_mode.enabled, state.autocast)
+        key: Any = (_static_key(args, tensors), _static_key(kwargs, tensors) if kwargs else None, modes)
         with pool.lock:  # one thread captures, or runs, at a time
             found = self._traces.get(key)
             if found is not None:
@@ -102,20 +111,35 @@ class Jitted:
         return self._padding.apply(args, kwargs) if self._padding is not None else (args, kwargs)
 
     def _capture(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        compile = self._varying.compiler(args, kwargs, self._new_capture) if self._varying is not None else None
+        trace, arguments = record(
+            self.function, args, kwargs, self._new_capture(), self._reason(key), compile, self.memory_budget
+        )
+        self.traces += 1
+        self._traces.setdefault(key, []).append(trace)
+        self._traces.move_to_end(key)
+        if not (isinstance(trace.executor, SharedExecutor) and trace.executor.reused):
+            self.programs += 1
+            self.compilations.append(log.recent[-1])
+            del self.compilations[:-_REMEMBERED]
+            if self.programs == _WARN_AT:
+                self._warn()
+        while self._too_many():
+            self._drop_one()
+        return trace.run(arguments)
+
+    def _new_capture(self) -> Capture:
         capture = Capture()
         for read, what in self._watched:
             capture.depend(read, what, announced=False)
-        trace, arguments = record(self.function, args, kwargs, capture, self._reason(key), self.memory_budget)
-        self.traces += 1
-        self.compilations.append(log.recent[-1])
-        del self.compilations[:-_REMEMBERED]
-        self._traces.setdefault(key, []).append(trace)
-        self._traces.move_to_end(key)
-        if self.traces == _WARN_AT:
-            self._warn()
-        if sum(map(len, self._traces.values())) > self.max_traces:
-            self._drop_one()
-        return trace.run(arguments)
+        return capture
+
+    def _too_many(self) -> bool:
+        """Whether more programs are kept than may be. Traces of sizes that share one hold little else."""
+        traces = [trace for found in self._traces.values() for trace in found]
+        if len(traces) <= self.max_traces:
+            return False
+        return len(traces) > _REMEMBERED or len({id(trace.executor.plan) for trace in traces}) > self.max_traces
 
     def _drop_one(self) -> None:
         key, traces = next(iter(self._traces.items()))
@@ -130,7 +154,7 @@ class Jitted:
         seconds = sum(c.seconds for c in self.compilations)
         warnings.warn(
             f"fp.jit: {self._name()} was captured {self.traces} times, which took {seconds:.1f} s; the latest time "
-            f"because {self.compilations[-1].reason}. Round sizes that vary up to a few (fp.jit(pad=[fp.Pad(...)])) "
+            f"because {self.compilations[-1].reason}. Declare sizes that vary (fp.jit(dynamic={{argument: dimension}})) "
             f"and pass numbers that change as tensors. All reasons are in .compilations; the {self.max_traces} programs "
             "used last are kept",
             RuntimeWarning,
@@ -150,7 +174,7 @@ class Jitted:
         return self._difference(nearest, key)
 
     def _difference(self, old: Any, new: Any) -> str:
-        (old_args, old_kwargs, old_grad), (args, kwargs, grad) = old, new
+        (old_args, old_kwargs, (old_grad, old_cast)), (args, kwargs, (grad, lower)) = old, new
         if len(old_args) == len(args):
             for number, (before, now) in enumerate(zip(old_args[1:], args[1:], strict=True)):
                 if before != now:
@@ -163,6 +187,9 @@ class Jitted:
                 return f"the keyword arguments are {list(named)} and were {list(old_named)}"
             changed = next(k for k in named if named[k] != old_named[k])
             return f"argument {changed!r}{_change(old_named[changed], named[changed])}"
+        if old_cast is not lower:
+            now, before = ("off" if d is None else f"on with {d.name}" for d in (lower, old_cast))
+            return f"autocast is {now} and was {before}"
         return f"grad mode is {'on' if grad else 'off'} and was {'on' if old_grad else 'off'}"
 
     def _parameter(self, number: int) -> str:
@@ -273,17 +300,17 @@ def _bytes(amount: int | str) -> int:
 
 @overload
 def jit(
-    function: Callable[..., Any], *, pad: Sequence[Pad] = (), max_traces: int = 64,
+    function: Callable[..., Any], *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64,
     memory_budget: int | str | None = None,
 ) -> Jitted: ...  # fmt: skip
 @overload
 def jit(
-    *, pad: Sequence[Pad] = (), max_traces: int = 64, memory_budget: int | str | None = None
+    *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64, memory_budget: int | str | None = None
 ) -> Callable[[Callable[..., Any]], Jitted]: ...
 
 
 def jit(
-    function: Callable[..., Any] | None = None, *, pad: Sequence[Pad] = (), max_traces: int = 64,
+    function: Callable[..., Any] | None = None, *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64,
     memory_budget: int | str | None = None,
 ) -> Any:  # fmt: skip
     """Capture `function` as one native program for each combination of argument shapes, dtypes and Python values.
@@ -294,7 +321,7 @@ def jit(
     and plain values.
 
     The function is captured anew when what it depends on has changed: arguments that are no tensors, grad mode,
-    train or eval mode, attributes of modules, settings of optimisers, which parameters require or have gradients,
+    autocast, train or eval mode, attributes of modules, settings of optimisers, which parameters require or have gradients,
     numbers and strings that it closes over or takes from its module. What Python objects hold beyond that (lists,
     attributes of other classes, what functions that it calls close over) cannot be seen: it is as it was at the
     capture. Python side effects (printing, counting) happen at captures only.
@@ -304,7 +331,10 @@ def jit(
     filters of 3×3 convolutions that are transformed.
 
     Args:
-        pad: dimensions whose size varies, to be rounded up to a few sizes (see `fp.Pad`).
+        dynamic: dimensions whose size varies from call to call, such as {"x": 0, "y": 0} for the batch of two arguments;
+            a list of such for several independent sizes (see `fp.Varying`). Programs are shared between sizes; results
+            are those of exact shapes. Without it, each size gets a program of its own.
+        pad: the same with the surplus left to the function to mask, which is told the true size (see `fp.Pad`).
         max_traces: programs kept; beyond, the one not used for longest is dropped.
         memory_budget: the most memory that a call may take beyond what exists already (arguments, parameters,
             optimiser state): intermediate values, workspaces, packed weights, and results, among them the gradients
@@ -329,8 +359,10 @@ def jit(
     (True, 1)
     """
     if function is None:
-        return functools.partial(Jitted, pad=pad, max_traces=max_traces, memory_budget=memory_budget)
-    return Jitted(function, pad, max_traces, memory_budget)
+        return functools.partial(
+            Jitted, pad=pad, max_traces=max_traces, dynamic=dynamic, memory_budget=memory_budget
+        )
+    return Jitted(function, pad, max_traces, dynamic, memory_budget)
 
 
-__all__ = ["Jitted", "TraceError", "jit"]
+__all__ = ["Jitted", "TraceError", "Varying", "jit"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from firepot.capture import fill, strip
 from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
 from firepot.graph.node import data
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Tensor, compute, wrap
@@ -61,12 +62,18 @@ class Pad:
 
     def padded_size(self, size: int) -> int:
         """The least size to round up to. Raises ValueError where none is large enough."""
-        if self.sizes is None:
-            return 1 << max(size - 1, 0).bit_length()
-        fitting = [s for s in self.sizes if s >= size]
-        if not fitting:
-            raise ValueError(f"fp.jit: Pad {self.name!r} has sizes up to {max(self.sizes)}, but an argument has {size}")
-        return min(fitting)
+        found = rounded_up(size, self.sizes)
+        if found is None:
+            most = max(self.sizes or ())
+            raise ValueError(f"fp.jit: Pad {self.name!r} has sizes up to {most}, but an argument has {size}")
+        return found
+
+
+def rounded_up(size: int, sizes: Sequence[int] | None) -> int | None:
+    """The least of `sizes` (None: powers of two) that is not below `size`; None where there is none."""
+    if sizes is None:
+        return 1 << max(size - 1, 0).bit_length()
+    return min((s for s in sizes if s >= size), default=None)
 
 
 class Padding:
@@ -134,16 +141,23 @@ def _padded(tensor: Tensor, dim: int, size: int, surplus: bool | int | float, na
         compute([node])
     dim %= tensor.ndim
     shape = (*tensor.shape[:dim], size, *tensor.shape[dim + 1 :])
-    dtype = tensor.dtype
+    return wrap(data(shape, tensor.dtype, lengthened(node.buffer, tensor.dtype, tensor.shape, shape, surplus)))
+
+
+def lengthened(
+    buffer: Buffer, dtype: DType, shape: tuple[int, ...], target: tuple[int, ...], surplus: bool | int | float = 0
+) -> Buffer:
+    """A copy of values of `shape` at the beginning of a larger shape of as many dimensions, `surplus` elsewhere."""
     value: Any = surplus
     if dtype is dtypes.bfloat16:  # NumPy has it as its bits
         value = np.float32(surplus).view(np.uint32) >> 16
-    buffer = Buffer.empty(dtype.size * int(np.prod(shape)))
-    target = buffer.view(dtype.numpy, shape)
-    start = (slice(None),) * dim
-    target[(*start, slice(before))] = node.buffer.view(dtype.numpy, tensor.shape)
-    target[(*start, slice(before, None))] = value
-    return wrap(data(shape, dtype, buffer))
+    result = Buffer.empty(dtype.size * int(np.prod(target)))
+    array = result.view(dtype.numpy, target)
+    array[tuple(slice(s) for s in shape)] = buffer.view(dtype.numpy, shape)
+    for d, size in enumerate(shape):
+        if size != target[d]:
+            array[(*(slice(s) for s in shape[:d]), slice(size, None))] = value
+    return result
 
 
 __all__ = ["Pad", "Padding"]

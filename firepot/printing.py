@@ -42,6 +42,15 @@ def text(tensor: Tensor, array: np.ndarray[Any, Any], default: DType) -> str:
     options: dict[str, Any] = {
         "separator": ", ", "prefix": "tensor(", "threshold": 1000, "edgeitems": 3, "max_line_width": 80,
     }  # fmt: skip
+    if array.dtype.kind == "c":
+        default = default.to_complex()
+        real, imag = (_number_format(part.astype(np.float64)) for part in (array.real, array.imag))
+
+        def write(value: complex) -> str:
+            second = imag(value.imag).lstrip() + "j"
+            return real(value.real) + ("" if second[0] in "+-" else "+") + second
+
+        options["formatter"] = {"complex_kind": write}
     if array.dtype.kind == "f":
         options["formatter"] = {"float_kind": _number_format(array.astype(np.float64))}
     body = np.array2string(array, **options).replace(", ...,", ",  ...,")

@@ -21,6 +21,7 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data, detach, grad_mode, leaf, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.printing import text
+from firepot.runtime import dlpack
 from firepot.runtime.buffer import Buffer
 from firepot.tracing import state, state_changed
 from firepot.transforms.differentiate import gradients
@@ -274,8 +275,10 @@ class Tensor:
                 raise RuntimeError("you can only change requires_grad flags of leaf variables; use detach()")
             self._point(detach(value))
             return self
-        if value.dtype.kind != "f":
-            raise RuntimeError(f"only Tensors of floating point dtype can require gradients, not {value.dtype.name}")
+        if not value.dtype.is_inexact:
+            raise RuntimeError(
+                f"only Tensors of floating point and complex dtype can require gradients, not {value.dtype.name}"
+            )
         node = leaf(value)
         node.owner = ref(self)
         self._point(node)
@@ -287,18 +290,19 @@ class Tensor:
 
     # -- looking at values -------------------------------------------------------------------------------------------
 
-    def _realised(self, what: str) -> Buffer:
+    def _realised(self, what: str, instead: str = "") -> Buffer:
         if state.trace is not None:
-            state.trace.refuse(what, self._value)
+            state.trace.refuse(what, self._value, instead)
         value = self._value
         if value.buffer is None:
             compute([value])
         buffer: Buffer = value.buffer
         return buffer
 
-    def _array(self, what: str) -> np.ndarray[Any, Any]:
-        """A read-only NumPy view of the value (bfloat16 as its bits)."""
-        buffer = self._realised(what)
+    def _array(self, what: str, instead: str = "") -> np.ndarray[Any, Any]:
+        """A read-only NumPy view of the value (bfloat16 as its bits). Where values do not exist yet, the error names
+        `what` is asked for and what to do `instead`."""
+        buffer = self._realised(what, instead)
         return buffer.view(self.dtype.numpy, self.shape)
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
@@ -308,8 +312,11 @@ class Tensor:
         return _to_numpy(self, "numpy()")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The value for NumPy's functions, always a copy. Raises ValueError for copy=False."""
+        if copy is False:
+            raise ValueError("__array__: an array of a tensor is always a copy; leave copy=False out")
         array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     def item(self) -> Any:
         """The value of a tensor of one element, as a Python number."""
@@ -333,13 +340,24 @@ class Tensor:
         return bool(_to_numpy(self, "bool()").reshape(()).item())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._real_number("int"))
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._real_number("float"))
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def _real_number(self, kind: str) -> Any:
+        value = self.item()
+        if isinstance(value, complex):
+            if value.imag:
+                raise RuntimeError(f"value cannot be converted to type {kind} without overflow: its imaginary part is {value.imag}")
+            return value.real
+        return value
 
     def __index__(self) -> int:
-        if self.dtype.kind == "f" or self._value.size != 1:
+        if self.dtype.is_inexact or self._value.size != 1:
             raise TypeError("only integer tensors of a single element can be converted to an index")
         return int(self.item())
 
@@ -358,16 +376,27 @@ class Tensor:
 
     # -- exchange ----------------------------------------------------------------------------------------------------
 
-    def __dlpack__(self, **options: Any) -> Any:
-        """The value as a DLPack capsule (a copy: a Tensor's memory is never written by others)."""
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None, copy: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """The value as a DLPack capsule (a copy: a Tensor's memory is never written by others).
+
+        Args:
+            stream: none: the CPU has no streams.
+            max_version: the newest version of capsules that the consumer reads; none for those before versions.
+            dl_device: the CPU, (1, 0), or none.
+            copy: False raises BufferError.
+        """
         if self.requires_grad:
             raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-        if self.dtype is dtypes.bfloat16:
-            raise BufferError("DLPack export of bfloat16 is not possible through NumPy; convert to float32")
-        return _to_numpy(self, "__dlpack__").__dlpack__(**options)
+        if copy is False:
+            raise BufferError("__dlpack__: what a tensor exports is always a copy; leave copy=False out")
+        array = np.array(self._array("__dlpack__"))
+        return dlpack.export(array, self.dtype.name, stream=stream, max_version=max_version, dl_device=dl_device)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        return dlpack.CPU
 
     def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
         """The module of functions that the Python array API standard asks for: `firepot.array_api`.
@@ -486,9 +515,10 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
     if isinstance(value, Tensor):
         node = value._node
         return node if dtype is None else ew.cast(node, dtype)
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (bool, int, float, complex)):
         if dtype is None:
             dtype = dtypes.bool_ if isinstance(value, bool) else dtypes.int64 if isinstance(value, int) else None
+            dtype = default_dtype().to_complex() if isinstance(value, complex) else dtype
         return ew.constant(value, dtype or default_dtype())
     if hasattr(value, "as_tensor"):  # a symbolic position
         return node_of(value.as_tensor(), dtype)
@@ -499,8 +529,12 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         raise TypeError(f"a tensor cannot be made of {type(value).__name__} with ragged or non-numeric elements")
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
-        if not isinstance(value, (np.ndarray, np.generic)) and dtype is dtypes.float64:
-            dtype = default_dtype()
+        if not isinstance(value, (np.ndarray, np.generic)) and dtype in (dtypes.float64, dtypes.complex128):
+            dtype = default_dtype().to_complex() if dtype.is_complex else default_dtype()
+    if array.dtype.kind == "c" and not dtype.is_complex:
+        if np.any(array.imag):
+            raise RuntimeError(f"a tensor of {dtype.name} cannot hold complex values; take their .real")
+        array = array.real
     if dtype is dtypes.bfloat16:
         node = data(array.shape, dtypes.float32, Buffer.from_numpy(array.astype(np.float32)))
         return ew.cast(node, dtype)
@@ -702,6 +736,11 @@ def _gradients(
                 raise RuntimeError(
                     f"{what}: grad can be implicitly created only for scalar outputs, not for shape {list(node.shape)}; "
                     "give gradient= or reduce with .sum() or .mean()"
+                )
+            if node.dtype.is_complex:
+                raise RuntimeError(
+                    f"{what}: grad can be implicitly created only for real scalar outputs, not for {node.dtype.name}; "
+                    "give gradient= or take .abs() or .real"
                 )
             g = ew.like(node, 1)
         else:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class Trace(Protocol):
     """What `fp.jit` and `fp.vmap` see of the tensors that a function touches while it is recorded.
 
     lasting: what is recorded is to be computed like anything else; it is no mere description of later runs
+    on_host: the results of a call that needs its arguments' values, made for all examples at once; None where no
+        argument differs between examples
     """
 
     @property
@@ -36,7 +39,8 @@ class Trace(Protocol):
     def wrote(self, key: Hashable) -> bool: ...
     def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None: ...
     def differentiating(self, node: Node) -> None: ...
-    def refuse(self, what: str, value: Node | None = None) -> None: ...
+    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None: ...
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> Any: ...
 
 
 class Mapping(Protocol):
@@ -52,6 +56,7 @@ class _State(threading.local):
 
     eager: what to do with each operation's node at its call (`fp.debug` sets it); None: nothing, it waits.
     gradient: what to do with each node and its complete gradient in a backward pass.
+    autocast: what products compute in under `fp.autocast`; None where it is off.
     """
 
     trace: Trace | None = None
@@ -59,6 +64,7 @@ class _State(threading.local):
     mappings: tuple[Mapping, ...] = ()  # the outermost first
     eager: Callable[[Node], None] | None = None
     gradient: Callable[[Node, Node], None] | None = None
+    autocast: DType | None = None
 
     @property
     def epoch(self) -> int:

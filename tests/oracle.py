@@ -16,7 +16,7 @@ import firepot as fp
 torch.set_num_threads(1)
 
 TOLERANCE = {  # (relative, absolute) by dtype
-    "float64": (1e-9, 1e-10), "float32": (2e-5, 2e-6), "float16": (4e-3, 2e-3), "bfloat16": (3e-2, 1e-2),
+    "complex128": (1e-9, 1e-10), "complex64": (2e-5, 4e-6), "float64": (1e-9, 1e-10), "float32": (2e-5, 2e-6), "float16": (4e-3, 2e-3), "bfloat16": (3e-2, 1e-2),
 }  # fmt: skip
 
 
@@ -81,8 +81,11 @@ def _difference(
     if ours.shape != tuple(reference.shape):
         return f"{label}: shape {ours.shape}, PyTorch gives {tuple(reference.shape)}"
     got = ours.detach().numpy()
-    expected = (reference.float() if reference.dtype is torch.bfloat16 else reference).numpy()
-    if got.dtype.kind != "f":
+    expected = (reference.float() if reference.dtype is torch.bfloat16 else reference.resolve_conj().resolve_neg()).numpy()
+    if got.dtype.kind == "c":
+        relative, absolute = tolerance or TOLERANCE[ours.dtype.name]
+        equal = np.isclose(got, expected, rtol=relative, atol=absolute, equal_nan=True)
+    elif got.dtype.kind != "f":
         equal = got == expected
     else:
         relative, absolute = tolerance or TOLERANCE[ours.dtype.name]
@@ -101,6 +104,10 @@ def compare_gradients(
     """Record the gradients of Σ result · weights with respect to (Firepot, PyTorch) pairs of leaves."""
     weights = draw(tuple(reference.shape), 99, 0.5, 1.5)
     w, rw = both(weights, str(reference.dtype).removeprefix("torch."))
+    if reference.is_complex():
+        w, rw = w * (1 - 0.5j), rw * (1 - 0.5j)
+        ours, reference = fp.view_as_real(ours * w), torch.view_as_real(reference * rw)
+        w, rw = 1, 1
     found = fp.autograd.grad((ours * w).sum(), [a for a, _ in inputs], allow_unused=True, retain_graph=True)
     expected = torch.autograd.grad((reference * rw).sum(), [b for _, b in inputs], allow_unused=True, retain_graph=True)
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):

@@ -138,7 +138,7 @@ fp.eval(x @ x.T)
 
 @pytest.mark.parametrize("level", range(6))
 def test_levels(level: int) -> None:
-    environment = {**os.environ, "FIREPOT_DEBUG": str(level), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "FIREPOT_DEBUG": str(level), "FIREPOT_PLAN_CACHE": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120, check=True
     )

@@ -196,3 +196,10 @@ def test_methods_modules_and_errors() -> None:
         fp.explain(lambda x, i: x[i], fp.ones(3), fp.tensor(9))
     with pytest.raises(fp.TraceError, match=r"fp\.explain"):
         fp.jit(lambda: fp.explain(nn.ReLU(), fp.ones(2)))()
+
+
+def test_products_of_integers_have_a_floor() -> None:
+    x = fp.ones(64, 128, dtype=fp.int8)
+    fp.eval(x)
+    kernels = fp.explain(fp.jit(lambda x: fp.int_mm(x, x.T)), x).kernels
+    assert kernels[0].flops == 2 * 64 * 64 * 128 and kernels[0].floor_seconds > 0

@@ -7,8 +7,6 @@
 n − 1, `fp.nonzero` gives one tensor, `x.size()` is a method. Arrays are Firepot's tensors, so all that is called here
 is recorded, differentiated and compiled like everything else.
 
-Not there: complex dtypes, and with them `imag` and the Fourier transforms of the `fft` extension.
-
 Source: https://data-apis.org/array-api/2024.12/
 """
 
@@ -33,6 +31,8 @@ from firepot.array_api.manipulation import *  # noqa: F403
 from firepot.array_api.searching import *  # noqa: F403
 from firepot.array_api.statistics import *  # noqa: F403
 from firepot.graph.dtypes import bool_ as bool
+from firepot.graph.dtypes import complex64 as complex64
+from firepot.graph.dtypes import complex128 as complex128
 from firepot.graph.dtypes import float32 as float32
 from firepot.graph.dtypes import float64 as float64
 from firepot.graph.dtypes import int8 as int8

@@ -8,7 +8,7 @@ from typing import Any
 
 from firepot import ops
 from firepot.graph.dtypes import DType
-from firepot.tensor import Device, Tensor
+from firepot.tensor import Tensor
 
 __all__ = [
     "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like", "linspace", "meshgrid",
@@ -72,12 +72,9 @@ def eye(
 def from_dlpack(x: object, /, *, device: Any = None, copy: builtins.bool | None = None) -> Tensor:
     """An array of another library through DLPack.
 
-    Raises ValueError if `copy` is False and the memory cannot be shared.
+    Raises BufferError if `copy` is False: the elements are always copied.
     """
-    if device is not None:
-        Device(device)
-    taken = ops.from_dlpack(x)
-    return taken.clone() if copy else taken
+    return ops.from_dlpack(x, device=device, copy=copy)
 
 
 def full(shape: Size, fill_value: Any, *, dtype: DType | None = None, device: Any = None) -> Tensor:

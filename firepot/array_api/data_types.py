@@ -17,14 +17,15 @@ _BOOL = (dtypes.bool_,)
 _SIGNED = (dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64)
 _UNSIGNED = (dtypes.uint8, dtypes.uint16, dtypes.uint32, dtypes.uint64)
 _REAL = (dtypes.float32, dtypes.float64)
+_COMPLEX = (dtypes.complex64, dtypes.complex128)
 KINDS: dict[str, tuple[DType, ...]] = {
     "bool": _BOOL,
     "signed integer": _SIGNED,
     "unsigned integer": _UNSIGNED,
     "integral": _SIGNED + _UNSIGNED,
     "real floating": _REAL,
-    "complex floating": (),
-    "numeric": _SIGNED + _UNSIGNED + _REAL,
+    "complex floating": _COMPLEX,
+    "numeric": _SIGNED + _UNSIGNED + _REAL + _COMPLEX,
 }
 
 
@@ -38,7 +39,7 @@ def astype(x: Tensor, dtype: DType, /, *, copy: builtins.bool = True, device: An
 def can_cast(from_: DType | Tensor, to: DType, /) -> builtins.bool:
     """Whether promotion leads from one dtype to the other, within a kind: integers do not promote to floating."""
     source = from_.dtype if isinstance(from_, Tensor) else from_
-    kinds = {"integer" if dtype.is_integer else dtype.kind for dtype in (source, to)}
+    kinds = {"integer" if d.is_integer else "floating" if d.is_inexact else d.kind for d in (source, to)}
     if len(kinds) > 1 or (dtypes.uint64 in (source, to) and "i" in (source.kind, to.kind)):
         return False
     return dtypes.promote(source, to) is to
@@ -67,8 +68,8 @@ class IntegerLimits:
 
 
 def finfo(type: DType | Tensor, /) -> FloatingLimits:
-    """The limits of a floating dtype. Raises TypeError for others."""
-    dtype = type.dtype if isinstance(type, Tensor) else type
+    """The limits of a floating dtype, or of the parts of a complex one. Raises TypeError for others."""
+    dtype = (type.dtype if isinstance(type, Tensor) else type).to_real()
     found = ops.finfo(dtype)
     return FloatingLimits(found.bits, found.eps, found.max, found.min, found.smallest_normal, dtype)
 
@@ -94,7 +95,7 @@ def isdtype(dtype: DType, kind: DType | str | tuple[DType | str, ...]) -> builti
     return dtype in KINDS[kind]
 
 
-def result_type(*arrays_and_dtypes: Tensor | DType | builtins.bool | int | float) -> DType:
+def result_type(*arrays_and_dtypes: Tensor | DType | builtins.bool | int | float | complex) -> DType:
     """The dtype that an operation on all of them has. Python numbers count only by their kind.
 
     Unlike PyTorch's, an array without dimensions counts as any other.
@@ -121,15 +122,17 @@ def result_type(*arrays_and_dtypes: Tensor | DType | builtins.bool | int | float
     return result
 
 
-def _with_number(dtype: DType, number: builtins.bool | int | float) -> DType:
-    if not isinstance(number, (int, float)):
-        raise TypeError(f"result_type: {type(number).__name__} is no array, dtype or real number")
-    if isinstance(number, builtins.bool) or dtype.kind == "f" or (isinstance(number, int) and dtype.is_integer):
+def _with_number(dtype: DType, number: builtins.bool | int | float | complex) -> DType:
+    if not isinstance(number, (int, float, complex)):
+        raise TypeError(f"result_type: {type(number).__name__} is no array, dtype or number")
+    if isinstance(number, complex):
+        return dtype.to_complex() if dtype.is_inexact else default_dtype().to_complex()
+    if isinstance(number, builtins.bool) or dtype.is_inexact or (isinstance(number, int) and dtype.is_integer):
         return dtype
     return default_dtype() if isinstance(number, float) else dtypes.int64
 
 
-def common(*arrays: Tensor | builtins.bool | int | float) -> list[Tensor]:
+def common(*arrays: Tensor | builtins.bool | int | float | complex) -> list[Tensor]:
     """Arrays and numbers as arrays of their common dtype."""
     dtype = result_type(*arrays)
     return [a.to(dtype) if isinstance(a, Tensor) else ops.full((), a, dtype=dtype) for a in arrays]

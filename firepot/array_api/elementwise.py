@@ -42,6 +42,7 @@ __all__ = [
     "greater",
     "greater_equal",
     "hypot",
+    "imag",
     "isfinite",
     "isinf",
     "isnan",
@@ -80,12 +81,15 @@ __all__ = [
     "trunc",
 ]  # fmt: skip
 
-Operand = Tensor | builtins.bool | int | float
+Operand = Tensor | builtins.bool | int | float | complex
 
 
 def _kind(name: str, dtype: dtypes.DType, kinds: str) -> None:
     if dtype.kind not in kinds:
-        words = {"f": "floating", "b": "bool", "iub": "integer or bool", "iuf": "numeric", "iufb": "any"}[kinds]
+        words = {
+            "f": "real floating", "c": "complex", "fc": "floating", "b": "bool", "iub": "integer or bool",
+            "iuf": "real", "iufc": "numeric", "iufbc": "any",
+        }[kinds]  # fmt: skip
         raise TypeError(f"{name}: takes arrays of {words} dtype, not {dtype.name}")
 
 
@@ -110,40 +114,45 @@ def _binary(name: str, operator: Callable[..., Any], kinds: str) -> Callable[[Op
     return function
 
 
-acos = _unary("acos", ops.acos, "f")
-acosh = _unary("acosh", ops.acosh, "f")
-asin = _unary("asin", ops.asin, "f")
-asinh = _unary("asinh", ops.asinh, "f")
-atan = _unary("atan", ops.atan, "f")
-atanh = _unary("atanh", ops.atanh, "f")
-cos = _unary("cos", ops.cos, "f")
-cosh = _unary("cosh", ops.cosh, "f")
-exp = _unary("exp", ops.exp, "f")
-expm1 = _unary("expm1", ops.expm1, "f")
-log = _unary("log", ops.log, "f")
-log10 = _unary("log10", ops.log10, "f")
-log1p = _unary("log1p", ops.log1p, "f")
-log2 = _unary("log2", ops.log2, "f")
-reciprocal = _unary("reciprocal", ops.reciprocal, "f")
-signbit = _unary("signbit", ops.signbit, "f")
-sin = _unary("sin", ops.sin, "f")
-sinh = _unary("sinh", ops.sinh, "f")
-sqrt = _unary("sqrt", ops.sqrt, "f")
-tan = _unary("tan", ops.tan, "f")
-tanh = _unary("tanh", ops.tanh, "f")
+def _rounded(x: Tensor) -> Tensor:
+    return ops.complex(ops.round(x.real), ops.round(x.imag)) if x.dtype.is_complex else ops.round(x)
 
-abs = _unary("abs", ops.abs, "iuf")
+
+acos = _unary("acos", ops.acos, "fc")
+acosh = _unary("acosh", ops.acosh, "fc")
+asin = _unary("asin", ops.asin, "fc")
+asinh = _unary("asinh", ops.asinh, "fc")
+atan = _unary("atan", ops.atan, "fc")
+atanh = _unary("atanh", ops.atanh, "fc")
+cos = _unary("cos", ops.cos, "fc")
+cosh = _unary("cosh", ops.cosh, "fc")
+exp = _unary("exp", ops.exp, "fc")
+expm1 = _unary("expm1", ops.expm1, "fc")
+log = _unary("log", ops.log, "fc")
+log10 = _unary("log10", ops.log10, "fc")
+log1p = _unary("log1p", ops.log1p, "fc")
+log2 = _unary("log2", ops.log2, "fc")
+reciprocal = _unary("reciprocal", ops.reciprocal, "fc")
+signbit = _unary("signbit", ops.signbit, "f")
+sin = _unary("sin", ops.sin, "fc")
+sinh = _unary("sinh", ops.sinh, "fc")
+sqrt = _unary("sqrt", ops.sqrt, "fc")
+tan = _unary("tan", ops.tan, "fc")
+tanh = _unary("tanh", ops.tanh, "fc")
+
+abs = _unary("abs", ops.abs, "iufc")
 ceil = _unary("ceil", ops.ceil, "iuf")
-conj = _unary("conj", ops.positive, "iuf")
+conj = _unary("conj", ops.conj, "iufc")
 floor = _unary("floor", ops.floor, "iuf")
-isfinite = _unary("isfinite", ops.isfinite, "iuf")
-isinf = _unary("isinf", ops.isinf, "iuf")
-isnan = _unary("isnan", ops.isnan, "iuf")
-negative = _unary("negative", ops.negative, "iuf")
-positive = _unary("positive", ops.positive, "iuf")
-real = _unary("real", ops.positive, "iuf")
-round = _unary("round", ops.round, "iuf")
-square = _unary("square", ops.square, "iuf")
+isfinite = _unary("isfinite", ops.isfinite, "iufc")
+isinf = _unary("isinf", ops.isinf, "iufc")
+isnan = _unary("isnan", ops.isnan, "iufc")
+negative = _unary("negative", ops.negative, "iufc")
+positive = _unary("positive", ops.positive, "iufc")
+imag = _unary("imag", ops.imag, "c")
+real = _unary("real", ops.real, "iufc")
+round = _unary("round", _rounded, "iufc")
+square = _unary("square", ops.square, "iufc")
 trunc = _unary("trunc", ops.trunc, "iuf")
 
 bitwise_invert = _unary("bitwise_invert", ops.bitwise_not, "iub")
@@ -151,12 +160,12 @@ logical_not = _unary("logical_not", ops.logical_not, "b")
 
 atan2 = _binary("atan2", ops.atan2, "f")
 copysign = _binary("copysign", ops.copysign, "f")
-divide = _binary("divide", ops.divide, "f")
+divide = _binary("divide", ops.divide, "fc")
 hypot = _binary("hypot", ops.hypot, "f")
 logaddexp = _binary("logaddexp", ops.logaddexp, "f")
 nextafter = _binary("nextafter", ops.nextafter, "f")
 
-add = _binary("add", ops.add, "iuf")
+add = _binary("add", ops.add, "iufc")
 floor_divide = _binary("floor_divide", ops.floor_divide, "iuf")
 greater = _binary("greater", ops.greater, "iuf")
 greater_equal = _binary("greater_equal", ops.greater_equal, "iuf")
@@ -164,10 +173,10 @@ less = _binary("less", ops.less, "iuf")
 less_equal = _binary("less_equal", ops.less_equal, "iuf")
 maximum = _binary("maximum", ops.maximum, "iuf")
 minimum = _binary("minimum", ops.minimum, "iuf")
-multiply = _binary("multiply", ops.multiply, "iuf")
-pow = _binary("pow", ops.pow, "iuf")
+multiply = _binary("multiply", ops.multiply, "iufc")
+pow = _binary("pow", ops.pow, "iufc")
 remainder = _binary("remainder", ops.remainder, "iuf")
-subtract = _binary("subtract", ops.subtract, "iuf")
+subtract = _binary("subtract", ops.subtract, "iufc")
 
 bitwise_and = _binary("bitwise_and", ops.bitwise_and, "iub")
 bitwise_left_shift = _binary("bitwise_left_shift", ops.bitwise_left_shift, "iub")
@@ -175,8 +184,8 @@ bitwise_or = _binary("bitwise_or", ops.bitwise_or, "iub")
 bitwise_right_shift = _binary("bitwise_right_shift", ops.bitwise_right_shift, "iub")
 bitwise_xor = _binary("bitwise_xor", ops.bitwise_xor, "iub")
 
-equal = _binary("equal", ops.eq, "iufb")
-not_equal = _binary("not_equal", ops.not_equal, "iufb")
+equal = _binary("equal", ops.eq, "iufbc")
+not_equal = _binary("not_equal", ops.not_equal, "iufbc")
 
 logical_and = _binary("logical_and", ops.logical_and, "b")
 logical_or = _binary("logical_or", ops.logical_or, "b")
@@ -201,7 +210,9 @@ def clip(x: Tensor, /, min: Operand | None = None, max: Operand | None = None) -
 
 
 def sign(x: Tensor, /) -> Tensor:
-    """−1, 0 or 1 of every element; NaN of NaN (where PyTorch's gives 0)."""
-    _kind("sign", x.dtype, "iuf")
+    """−1, 0 or 1 of every element, of complex ones x / |x|; NaN of NaN (where PyTorch's gives 0)."""
+    _kind("sign", x.dtype, "iufc")
+    if x.dtype.is_complex:
+        return ops.sgn(x)
     signs = ops.sign(x)
     return ops.where(ops.isnan(x), x, signs) if x.dtype.kind == "f" else signs

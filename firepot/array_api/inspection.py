@@ -21,8 +21,9 @@ class Information:
         return CPU
 
     def default_dtypes(self, *, device: Any = None) -> dict[str, DType]:
-        """What arrays have whose dtype nobody named. There is no complex dtype, so none is told."""
-        return {"real floating": default_dtype(), "integral": dtypes.int64, "indexing": dtypes.int64}
+        """What arrays have whose dtype nobody named."""
+        floating = default_dtype()
+        return {"real floating": floating, "complex floating": floating.to_complex(), "integral": dtypes.int64, "indexing": dtypes.int64}
 
     def dtypes(self, *, device: Any = None, kind: str | tuple[str, ...] | None = None) -> dict[str, DType]:
         """Dtypes by name, all or of some kinds. Raises ValueError for a kind that the standard does not name."""

@@ -15,6 +15,7 @@ from firepot.cli.errors import UserError
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "adagrad", "lion", "lamb")
 SCHEDULES = ("onecycle", "cosine", "step", "constant")
+PRECISIONS = ("float32", "bfloat16")
 AUGMENTATIONS = ("none", "basic", "randaugment", "mixup", "cutmix")
 # Learning rates that suit each optimiser at batch sizes around 64.
 _RATES = {"adamw": 3e-3, "adam": 2e-3, "sgd": 0.1, "rmsprop": 1e-3, "adagrad": 2e-2, "lion": 3e-4, "lamb": 5e-3}
@@ -52,6 +53,7 @@ class Configuration:
     augment: str
     weight_decay: float
     label_smoothing: float
+    precision: str
     seed: int
     workers: int
     image_size: int | None
@@ -89,6 +91,9 @@ def add_arguments(commands: Any) -> None:
         "each third), constant (default: onecycle)")  # fmt: skip
     how("--weight-decay", type=_not_negative, metavar="X", help="default: 0.01, for sgd 0.0005")
     how("--label-smoothing", type=_share, metavar="X", help="from 0 to below 1 (default: 0.1)")
+    how("--precision", choices=PRECISIONS, metavar="DTYPE",
+        help="float32, or bfloat16: convolutions and products in half the bytes, weights in float32 (fp.autocast; "
+        "default: float32)")  # fmt: skip
     how("--seed", type=_natural, metavar="N", help="of weights, order and augmentation (default: 0)")
     where = parser.add_argument_group("where and with what").add_argument
     where("--workers", type=_natural, metavar="N", help="processes that prepare batches (default: 0)")
@@ -182,7 +187,7 @@ def _configured(arguments: argparse.Namespace) -> Configuration:
     defaults: dict[str, Any] = {
         "model": "", "epochs": 15 if data == "digits" else 10, "batch_size": 64, "lr": _RATES[optimizer],
         "schedule": "onecycle", "augment": "basic", "weight_decay": 5e-4 if optimizer == "sgd" else 0.01,
-        "label_smoothing": 0.1, "seed": 0, "workers": 0, "image_size": None, "threads": None,
+        "label_smoothing": 0.1, "precision": "float32", "seed": 0, "workers": 0, "image_size": None, "threads": None,
     }  # fmt: skip
     given = {name: getattr(arguments, name) for name in defaults if getattr(arguments, name) is not None}
     return Configuration(data=data, optimizer=optimizer, **defaults | given)

@@ -68,16 +68,21 @@ class Trainer:
 
     def _step(self, images: fp.Tensor, labels: fp.Tensor) -> tuple[fp.Tensor, fp.Tensor]:
         self.optimizer.zero_grad()
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.configuration.label_smoothing)
+        with self._autocast():
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.configuration.label_smoothing)
         loss.backward()
         self.optimizer.step()
         classes = labels.argmax(1) if labels.ndim == 2 else labels
         return loss.detach(), (logits.detach().argmax(1) == classes).sum()
 
+    def _autocast(self) -> fp.autocast:
+        return fp.autocast("cpu", dtype=fp.bfloat16, enabled=self.configuration.precision == "bfloat16")
+
     def _evaluate_batch(self, images: fp.Tensor, labels: fp.Tensor) -> tuple[fp.Tensor, fp.Tensor, fp.Tensor]:
         with fp.no_grad():
-            logits = self.model(images)
+            with self._autocast():
+                logits = self.model(images).float()
             confidence, chosen = F.softmax(logits, 1).max(1)
             return F.cross_entropy(logits, labels, reduction="none"), chosen, confidence
 

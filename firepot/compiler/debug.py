@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from firepot.compiler.statistics import Compilation
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, topological
 from firepot.graph.primitives.elementwise import is_leaf
@@ -46,12 +47,13 @@ def show(program: Program) -> None:
     print("\n".join(parts), file=sys.stderr)
 
 
-def show_summary(program: Program, name: str, reason: str) -> None:
-    """Print one line for a program that was compiled."""
+def show_summary(compilation: Compilation, found: bool) -> None:
+    """Print one line for a program that was compiled, or found on disk."""
     if LEVEL >= 1:
+        c, how = compilation, "found" if found else "compiled"
         print(
-            f"firepot: compiled {name}, {len(program.steps)} kernels, arena {program.arena / 2**20:.1f} MiB, "
-            f"in {program.compile_seconds * 1e3:.0f} ms: {reason}",
+            f"firepot: {how} {c.name}, {c.kernels} kernels, arena {c.arena_bytes / 2**20:.1f} MiB, "
+            f"in {c.seconds * 1e3:.0f} ms: {c.reason}",
             file=sys.stderr,
         )
 

@@ -7,13 +7,14 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from firepot.compiler import debug, simplify
+from firepot.compiler import debug, plan_cache, simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
 from firepot.compiler.rematerialise import OverBudget
+from firepot.compiler.simplify import Recorded
 from firepot.compiler.statistics import Compilation, log
-from firepot.graph.node import Node
-from firepot.graph.primitives.elementwise import constant_primitive
+from firepot.graph.node import Node, collection_paused
+from firepot.graph.primitives.elementwise import constant_primitive, is_leaf
 from firepot.runtime.buffer import Buffer, readable
 
 _MAXIMAL_PROGRAMS = 512
@@ -26,11 +27,11 @@ def evaluate(nodes: Sequence[Node]) -> None:
 
     Raises: IndexError where a checked index was out of range; no node has been given a value then.
     """
-    key, leaves, order = simplify.structure(nodes)
+    graph = simplify.recorded(nodes)
+    key, leaves = graph.key, graph.leaves
     executor = _programs.get(key)
     if executor is None:
-        placeholders, copies = simplify.simplify(order, leaves, nodes)
-        executor = compiled(placeholders, copies, {}, "eager", _reason(key))
+        executor = compiled(graph, {}, "eager", _reason(key))
         _programs[key] = executor
         if len(_programs) > _MAXIMAL_PROGRAMS:
             _programs.popitem(last=False)
@@ -43,26 +44,51 @@ def evaluate(nodes: Sequence[Node]) -> None:
 
 
 def compiled(
-    inputs: Sequence[Node], outputs: Sequence[Node], donations: dict[int, int], name: str, reason: str,
-    constants: Sequence[int] = (), budget: int | None = None,
+    graph: Recorded, donations: dict[int, int], name: str, reason: str, constants: Sequence[int] = (),
+    origins: list[tuple[int, Node | None]] | None = None, budget: int | None = None,
 ) -> Executor:  # fmt: skip
-    """Compile a graph to native code (arguments as of `build`) and log it under `name` with the reason.
+    """Native code for a recorded graph, logged under `name` with the reason.
+
+    An earlier process may have left the plan of the same graph on disk (`plan_cache`): then there is nothing to
+    compile.
+
+    Args:
+        donations, constants: as of `build`, of the graph's leaves and outputs.
+        budget: as of `build`.
+        origins: filled with where the program's nodes come from, as by `simplify`; it is built anew then.
 
     Raises: MemoryError where no program was found that keeps within the budget.
     """
     start = time.perf_counter()
-    try:
-        program = build(inputs, outputs, donations, constants=constants, budget=budget)
-    except OverBudget as found:
-        assert budget is not None
-        raise MemoryError(
-            f"{name} does not fit into memory_budget={budget} ({readable(budget)}), whatever is computed again; the "
-            f"smallest budget that works is {found.smallest} bytes ({readable(found.smallest)})"
-        ) from None
-    executor = Executor(program)
-    program.compile_seconds = time.perf_counter() - start
-    log.add(Compilation(name, reason, len(program.steps), program.arena, program.compile_seconds))
-    debug.show_summary(program, name, reason)
+    # All that `build` gets, and so all that its program depends on, is in the plan's name.
+    places = {n: i for i, n in enumerate(graph.leaves)}
+    settings: dict[str, Any] = {
+        "inputs": tuple([places[n] for n in graph.order if is_leaf(n)]),
+        "donations": tuple(sorted(donations.items())),
+        "constants": tuple(constants),
+        "budget": budget,
+    }
+    planned = plan_cache.name_of(graph.key, settings) if origins is None else None
+    executor = plan_cache.load(planned) if planned is not None else None
+    log.planned += executor is not None
+    if executor is None:
+        with collection_paused():
+            placeholders, copies = simplify.simplify(graph.order, graph.leaves, graph.outputs, origins=origins)
+            try:
+                program = build(placeholders, copies, dict(donations), constants=constants, budget=budget)
+            except OverBudget as found:
+                assert budget is not None
+                raise MemoryError(
+                    f"{name} does not fit into memory_budget={budget} ({readable(budget)}), whatever is computed again; "
+                    f"the smallest budget that works is {found.smallest} bytes ({readable(found.smallest)})"
+                ) from None
+            executor = Executor(program)
+        if planned is not None:
+            plan_cache.store(planned, executor)
+        program.compile_seconds = time.perf_counter() - start
+    compilation = Compilation(name, reason, len(executor.plan.steps), executor.plan.arena, time.perf_counter() - start)
+    log.add(compilation)
+    debug.show_summary(compilation, found=executor.program is None)
     return executor
 
 

@@ -17,8 +17,9 @@ from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
 from firepot.graph.primitives.reduce import accumulator
-from firepot.kernels.llvm.nest import children
-from firepot.kernels.loops import Const, Expr, Guard, Load, Op, Reduce, Reduced
+from firepot.kernels.llvm.nest import loads
+from firepot.kernels.llvm.normalise import substitute
+from firepot.kernels.loops import Const, Expr, Guard, Load, Nest, Op, Reduce, Reduced, Store, children
 
 Position = tuple[Index, ...]
 
@@ -50,6 +51,28 @@ class Storage:
     def locate(self, position: Position) -> Index:
         """Where from the base on the element at `position` lies."""
         return flatten(position, self.strides) + (self.offset - self.base)
+
+
+def rebased(nest: Nest, operands: Sequence[Storage]) -> tuple[Nest, tuple[tuple[Storage, int], ...]]:
+    """(the nest with each operand's address moved up to where its accesses begin, the operands with their bytes).
+
+    Kernels that do the same at other places of a block are one then: the steps of a sequence, the layers of a stack.
+    """
+    places: dict[int, list[Index]] = {}
+    for load in loads(nest):
+        places.setdefault(load.operand, []).append(load.offset)
+    for stage in nest.stages:
+        if isinstance(stage, Store):
+            places.setdefault(stage.operand, []).append(stage.offset)
+    moved: dict[int, int] = {}
+    for number, offsets in places.items():
+        unit = ALIGNMENT // operands[number].dtype.size
+        least = min(offset.constant for offset in offsets)
+        if least >= unit and all(c > 0 for offset in offsets for _, c in offset.terms):
+            moved[number] = least // unit * unit
+    if moved:
+        nest = substitute(nest, {}, lambda axes: axes, moved)
+    return nest, tuple((s, (s.base + moved.get(i, 0)) * s.dtype.size) for i, s in enumerate(operands))
 
 
 class Misaligned(Exception):

@@ -7,9 +7,10 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 
+from firepot.compiler.plan import Plan, plan_of
 from firepot.compiler.program import Program
-from firepot.graph.primitives.elementwise import check_sites
-from firepot.runtime import pool
+from firepot.graph.primitives.elementwise import BadIndex, bad_index
+from firepot.runtime import engine, pool
 from firepot.runtime import program as runtime
 from firepot.runtime.buffer import Buffer
 
@@ -19,40 +20,41 @@ class Executor:
 
     The output buffers are made anew at each call, except those that take over the memory of a donated input.
     What kernels make of constant inputs alone is made again when one of those has another buffer or new contents.
+
+    Args:
+        program: built, or the plan of one that was built before.
+        functions: of a plan: the native functions of its steps.
+
+    plan: how it is run
+    program: what it was built from; None where only the plan was known
     """
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        inputs = program.input_count
-        self._fresh = program.fresh()
-        base_of_output = {o: runtime.FIRST + i for o, i in program.donated.items()}
-        base_of_output.update((o, runtime.FIRST + inputs + k) for k, (o, _) in enumerate(self._fresh))
+    def __init__(self, program: Program | Plan, functions: Sequence[tuple[int, ...]] | None = None) -> None:
+        if isinstance(program, Program):
+            functions = engine.load([step.kernel for step in program.steps])
+            self.plan = plan = plan_of(program)
+            self.program: Program | None = program
+        else:
+            self.plan = plan = program
+            self.program = None
+        kept = [Buffer.empty(size) for size in plan.kept]
         steps = []
-        kept = {key: Buffer.empty(size) for key, size in program.kept().items()}
-        for t, step in enumerate(program.steps):
-            operands = []
-            for storage, offset in step.operands:
-                kind, where = program.places[storage.number]
-                if kind == "input":
-                    operands.append(runtime.Operand(runtime.FIRST + where, offset))
-                elif kind == "output":
-                    operands.append(runtime.Operand(base_of_output[where], offset))
-                else:
-                    operands.append(runtime.Operand(runtime.ARENA, where + offset))
-            if t in program.prepared:
-                operands.append(runtime.Operand(kept[program.preparation(t)[0]]))
-            elif program.workspaces[t] >= 0:
-                operands.append(runtime.Operand(runtime.ARENA, program.workspaces[t]))
-            guard = t == program.guard_step
-            steps.append(runtime.Step(step.kernel, tuple(operands), guard, prepared=t in program.prepared))
+        for number, step in enumerate(plan.steps):
+            operands = [runtime.Operand(*place) for place in step.operands]
+            if step.kept >= 0:
+                operands.append(runtime.Operand(kept[step.kept]))
+            elif step.workspace >= 0:
+                operands.append(runtime.Operand(runtime.ARENA, step.workspace))
+            steps.append(
+                runtime.Step(step.kernel(), tuple(operands), number == plan.guard, prepared=step.kept >= 0)
+            )
         self.executable = runtime.Executable(
-            steps, inputs + len(self._fresh), program.arena, repeatable=not program.donated,
-            frugal=program.budget is not None,
+            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=functions,
+            frugal=plan.frugal,
         )  # fmt: skip
-        self.donated = sorted(set(program.donated.values()))
-        self._constants = sorted(set(program.prepared.values()))
+        self.donated = plan.donated
         self._prepared_for: list[tuple[weakref.ref[Buffer], int]] | None = None
-        self._only_fresh = len(self._fresh) == len(program.outputs)
+        self._only_fresh = len(plan.fresh) == len(plan.outputs)
 
     def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
         """Run on the inputs' values; the outputs' values, in order. Donated inputs are overwritten.
@@ -62,42 +64,40 @@ class Executor:
 
         Raises: IndexError where a checked index was out of range; state that would be overwritten is as before then.
         """
+        plan = self.plan
         if spent:
-            fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in self._fresh]
+            fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in plan.fresh]
             for buffer in spent.values():
                 buffer.edition += 1
         else:
-            fresh = [Buffer.empty(size) for _, size in self._fresh]
+            fresh = [Buffer.empty(size) for _, size in plan.fresh]
         for i in self.donated:
             inputs[i].edition += 1
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]
-        if self._constants:
+        if plan.constants:
             error = self._run_prepared(inputs, addresses)
         else:
             error = self.executable.run(addresses)
         if error is not None:
-            raise check_sites.error(error.site - 1, error.value)
+            raise self.bad_index(error)
         if self._only_fresh:
             return fresh
-        own = {number: buffer for (number, _), buffer in zip(self._fresh, fresh, strict=True)}
         results: list[Buffer] = []
-        for number, (where, storage) in enumerate(self.program.outputs):
-            if storage is not None:
-                donated = self.program.donated.get(number)
-                results.append(own[number] if donated is None else inputs[donated])
-            elif where >= 0:
-                results.append(results[where])
-            else:
-                results.append(inputs[-1 - where])
+        for kind, where in plan.outputs:
+            results.append(fresh[where] if kind == "fresh" else inputs[where] if kind == "input" else results[where])
         return results
+
+    def bad_index(self, error: runtime.Error) -> BadIndex:
+        """What to raise for the error of a run."""
+        return bad_index(self.plan.checks[error.site - 1], error.value)
 
     def _run_prepared(self, inputs: Sequence[Buffer], addresses: Sequence[int]) -> runtime.Error | None:
         """Run, with the preparation where the constant inputs are not those of the last one."""
         with pool.lock:  # nobody else may prepare in between
             known = self._prepared_for
             if known is not None:
-                for i, (buffer, edition) in zip(self._constants, known, strict=True):
+                for i, (buffer, edition) in zip(self.plan.constants, known, strict=True):
                     if buffer() is not inputs[i] or inputs[i].edition != edition:
                         break
                 else:
@@ -105,12 +105,12 @@ class Executor:
             self._prepared_for = None  # until it has ended well
             error = self.executable.run(addresses)
             if error is None:
-                self._prepared_for = [(weakref.ref(inputs[i]), inputs[i].edition) for i in self._constants]
+                self._prepared_for = [(weakref.ref(inputs[i]), inputs[i].edition) for i in self.plan.constants]
             return error
 
     def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:
         """The program on these inputs to be run for measuring: it writes to copies, and its results are dropped."""
-        return Rehearsal(self, inputs, [size for _, size in self._fresh])
+        return Rehearsal(self, inputs, [size for _, size in self.plan.fresh])
 
 
 class Rehearsal:
@@ -130,7 +130,7 @@ class Rehearsal:
             self._executor._prepared_for = None  # what is prepared is from these inputs
             error = self._executable.run(self._addresses())
         if error is not None:
-            raise check_sites.error(error.site - 1, error.value)
+            raise self._executor.bad_index(error)
         self._ready = True
 
     def time(self) -> float:

@@ -19,14 +19,16 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
-from firepot.kernels.llvm.nest import children
-from firepot.kernels.loops import Expr, Nest, Stage, Store
+from firepot.kernels.loops import Expr, Nest, Stage, Store, children
 
 # Costs in vector instructions, for the choice between recomputing and storing.
 _COSTLY = {
     "exp": 14, "log": 16, "tanh": 22, "sigmoid": 20, "erf": 24, "sin": 20, "cos": 20, "pow": 40, "div": 6, "sqrt": 6,
     "rsqrt": 8, "philox": 12, "expm1": 20, "log1p": 20, "exp2": 12, "log2": 16, "erfc": 30, "remainder": 8,
 }  # fmt: skip
+# A number used at more than so many elements is computed once if it takes so many instructions: the bias corrections
+# of Adam, whose powers would take longer than the rest of the update.
+_SCALAR_COST, _MANY = 12, 1 << 12
 _MAXIMAL_LEAVES = 14  # stored values that one expression loads
 _MAXIMAL_COST = 400  # instructions of one expression
 _MAXIMAL_DEPTH = 80  # operations one inside the other: what walks an expression calls itself as deeply
@@ -70,8 +72,9 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
     depth: dict[Node, int] = {}
     users: dict[Node, list[Node]] = {n: [] for n in order}
 
-    def trivial(node: Node) -> bool:
-        return cost[node] <= 1 or node.size == 1
+    def trivial(node: Node, wanted: int = 0) -> bool:
+        """Whether to compute `node` again at each of `wanted` elements."""
+        return cost[node] <= 1 or (node.size == 1 and (cost[node] < _SCALAR_COST or wanted < _MANY))
 
     def base(node: Node) -> Node:
         while (below := viewed(node)) is not None:
@@ -95,13 +98,16 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
             roots.add(node)
         elif isinstance(primitive, ReducePrimitive):
             roots.add(node)
+        elif primitive is ew.philox_primitive:
+            for start in _places_in_the_stream(node):
+                store(start)
         elif isinstance(primitive, Take):
             if not trivial(base(node.inputs[0])):
                 store(base(node.inputs[0]))
         elif isinstance(primitive, View) and node.inputs:
             source = base(node.inputs[0])
             once = primitive is views.spread_windows  # mostly zeros: every element is read once all the same
-            if not once and node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source):
+            if not once and node.size >= 2 * source.size and isinstance(source.primitive, Elementwise) and not trivial(source, node.size):
                 store(source)
         under: frozenset[Node] = frozenset()
         price = _COSTLY.get(primitive.name, 1) if isinstance(primitive, Elementwise) else 0
@@ -115,6 +121,23 @@ def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:
             roots.add(node)
     _store_shared(order, roots, users, cost)
     return roots
+
+
+def _places_in_the_stream(node: Node) -> list[Node]:
+    """The single numbers from which a philox counts. Stored, they are no part of the kernels, so that the same draw
+    at other places of the stream (the dropout of every layer, weights of one shape) is the same kernel."""
+    found, waiting, seen = [], [node.inputs[1]], set()
+    while waiting:
+        n = waiting.pop()
+        if n in seen:
+            continue
+        seen.add(n)
+        if n.size == 1 and n.ndim == 0:
+            if isinstance(n.primitive, Elementwise):
+                found.append(n)
+        elif isinstance(n.primitive, (Elementwise, View)):
+            waiting.extend(n.inputs)
+    return found
 
 
 def _store_shared(

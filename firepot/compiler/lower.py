@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from firepot.compiler.emit import Storage
+from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import Following
 from firepot.compiler.memory import ALIGNMENT
 from firepot.graph.index import Axis, Index, flatten
@@ -113,7 +113,7 @@ class Lowering:
         from firepot.kernels.llvm.epilogue import NestEpilogue
 
         description, (x, y) = self._product(node)
-        nest = following.nest
+        nest, further = rebased(following.nest, following.operands)
         if following.lane == 1:  # the transposed product, so that lanes run along the rows
             d = description
             description = replace(
@@ -123,8 +123,7 @@ class Lowering:
             nest = replace(nest, axes=(nest.axes[0], nest.axes[2], nest.axes[1]))
         kernel = matmul.lower(description, NestEpilogue(nest, following.finished), self.processor)
         operands = [(a.storage, a.offset * a.storage.dtype.size) for a in (x, y)]
-        operands += [(s, s.base * s.dtype.size) for s in following.operands]
-        self.steps.append(Step(kernel, tuple(operands), tuple(roots), nest))
+        self.steps.append(Step(kernel, (*operands, *further), tuple(roots), nest))
 
     def _product(self, node: Node) -> tuple[Matmul, tuple[Access, Access]]:
         from firepot.kernels.llvm import matmul
@@ -153,16 +152,16 @@ class Lowering:
         from firepot.kernels.llvm.epilogue import NestEpilogue
 
         description, (a, b) = self._convolution(node)
-        epilogue = NestEpilogue(following.nest, following.finished, lane=following.lane)
+        nest, further = rebased(following.nest, following.operands)
+        epilogue = NestEpilogue(nest, following.finished, lane=following.lane)
         operands = [(x.storage, x.offset * x.storage.dtype.size) for x in (a, b)]
-        operands += [(s, s.base * s.dtype.size) for s in following.operands]
         kernel = convolution.lower(description, epilogue, self.processor)
-        self.steps.append(Step(kernel, tuple(operands), tuple(roots)))
+        self.steps.append(Step(kernel, (*operands, *further), tuple(roots)))
 
     def _convolution(self, node: Node) -> tuple[Convolution, tuple[Access, Access]]:
         from firepot.kernels.llvm import convolution
 
-        mode, size, kernel, out_size, stride, padding, dilation, groups = node.params
+        mode, size, kernel, out_size, stride, padding, dilation, groups, _ = node.params
         a, b = (self._access(i) for i in node.inputs)
         if mode == "forward":
             batch, channels = node.inputs[0].shape[:2]

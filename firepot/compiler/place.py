@@ -14,6 +14,7 @@ from firepot.compiler.emit import Storage
 from firepot.compiler.lower import Step
 from firepot.compiler.memory import Interval, plan
 from firepot.graph.node import Node
+from firepot.kernels.llvm import nest as nest_generator
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,15 @@ def _donate(
         t = first[target.number]
         if last.get(source.number, -1) > t:
             continue
-        if last.get(source.number, -1) == t and (
-            (_operand(steps[t], source), _operand(steps[t], target)) not in steps[t].kernel.aliases
-        ):
+        if last.get(source.number, -1) == t and not _at_same_positions(steps[t], source, target):
             continue
         donated[o] = i
         guard = min(guard, t)
     return donated, guard
 
 
-def _operand(step: Step, storage: Storage) -> int:
-    return next(n for n, (s, _) in enumerate(step.operands) if s is storage)
+def _at_same_positions(step: Step, source: Storage, target: Storage) -> bool:
+    """Whether the kernel reads the source only where it writes the target."""
+    read, written = (next(n for n, (s, _) in enumerate(step.operands) if s is x) for x in (source, target))
+    moved = [step.operands[n][1] - x.base * x.dtype.size for n, x in ((read, source), (written, target))]
+    return moved[0] == moved[1] and nest_generator.same_positions(step.kernel, read, written)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from firepot.compiler import debug
 from firepot.compiler.assemble import Assembly, assemble
-from firepot.compiler.emit import Storage
+from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
@@ -19,7 +19,7 @@ from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
-from firepot.graph.primitives.elementwise import is_leaf
+from firepot.graph.primitives.elementwise import check_sites, is_leaf
 from firepot.kernels.llvm import nest as nest_generator
 from firepot.runtime.buffer import size_class
 from firepot.runtime.processor import processor
@@ -34,6 +34,7 @@ class Program:
     places:    by number of each stored value: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
     prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
+    checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
     budget:    bytes that a run was allowed to take, where a budget was given
     """
@@ -47,6 +48,7 @@ class Program:
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
     prepared: dict[int, int] = field(default_factory=dict)
+    checks: dict[int, tuple[int, str, bool]] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
     budget: int | None = None
@@ -96,6 +98,7 @@ class Passes:
     merge: bool = True  # kernels that share an iteration space joined
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
+    dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
     share_memory: bool = True  # values that do not live at the same time in the same place
     # What a kernel makes of a constant input (packed or transformed weights) is kept in memory of its own from run to
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
@@ -146,7 +149,7 @@ def build(
         groups = schedule(groups, inner, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
-    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts))
+    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
 
     def program_of(steps: list[Step], prepare: bool) -> Program:
         prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
@@ -159,6 +162,7 @@ def build(
     program = program_of(steps, passes.prepare)
     if budget is not None:
         program = within(budget, program, storage, inputs, outputs, program_of)
+    program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
     program.results = tuple(outputs)
     program.compile_seconds = time.perf_counter() - start
     debug.show(program)
@@ -210,7 +214,7 @@ def _assign_storage(
 
 def _lower(
     groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout],
-    assembled: set[Node],
+    assembled: set[Node], dots: bool,
 ) -> list[Step]:  # fmt: skip
     needed = set(outputs)
     for g in groups:
@@ -220,7 +224,8 @@ def _lower(
         else:
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
-    lowering = Lowering(storage, opaque, processor())
+    host = processor()
+    lowering = Lowering(storage, opaque, host if dots else replace(host, bf16_dot=False, int8_dot=False))
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue
@@ -235,9 +240,8 @@ def _lower(
             lower(g.roots[0], found, g.roots)
             continue
         stored = {r for r in g.roots if r in needed and r.size}
-        nest, operands = build_nest(g, storage, stored, layouts)
-        kernel = nest_generator.lower(nest, processor())
-        reads = tuple((s, s.base * s.dtype.size) for s in operands)
+        nest, reads = rebased(*build_nest(g, storage, stored, layouts))
+        kernel = nest_generator.lower(nest, host)
         lowering.steps.append(Step(kernel, reads, tuple(g.roots), nest))
     return lowering.steps
 

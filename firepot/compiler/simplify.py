@@ -1,14 +1,17 @@
 """Simplification: the pending graph, copied without what a program does not need.
 
-The copy has placeholders for leaves, no differentiation markers, and goes through the primitives' constructors again,
-where neutral operations vanish and equal ones meet. Its structure is the key under which programs are cached.
+The copy has placeholders for leaves, no differentiation markers and no complex values (see `complex`), and goes
+through the primitives' constructors again, where neutral operations vanish and equal ones meet. Its structure is the
+key under which programs are cached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from firepot.compiler.complex import apart
 from firepot.graph.node import (
     Composite,
     Elementwise,
@@ -24,6 +27,28 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.reduce import Reduce, reduce
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded graph.
+
+    key:     two graphs with equal keys compile to the same program
+    leaves:  the nodes whose values are given, in the order in which the program gets them
+    order:   all nodes, inputs first
+    outputs: the nodes whose values are wanted
+    """
+
+    key: Any
+    leaves: list[Node]
+    order: list[Node]
+    outputs: list[Node]
+
+
+def recorded(outputs: Sequence[Node]) -> Recorded:
+    """The graph of `outputs`."""
+    key, leaves, order = structure(outputs)
+    return Recorded(key, leaves, order, list(outputs))
 
 
 def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]]:
@@ -74,13 +99,14 @@ def simplify(
     """
     before, grad_mode.enabled = grad_mode.enabled, False
     try:
+        order, leaves, outputs, source = apart(order, leaves, outputs)
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
         standardised: set[Node] = set()
         for node in order:
             if node in copies:
                 continue
             if origins is not None:
-                origins.append((sequence_number(), node))
+                origins.append((sequence_number(), source(node)))
             inputs = tuple(copies[i] for i in node.inputs)
             if node.primitive.identity:
                 copies[node] = inputs[0]

@@ -35,6 +35,7 @@ class _Log:
         self.programs = 0
         self.kernels = 0
         self.seconds = 0.0
+        self.planned = 0  # programs that an earlier process left on disk
         self.reused = 0  # runs of a program that was in memory
 
     def add(self, compilation: Compilation) -> None:

@@ -42,19 +42,19 @@ class Marked:
 def marked(value: Any, what: str) -> Marked:
     """A tree whose tensors (and Python floats) can be differentiated by.
 
-    Raises: TypeError for a leaf that is no floating-point tensor or number.
+    Raises: TypeError for a leaf that is no floating-point or complex tensor or number.
     """
     leaves, structure = tree.flatten(value)
     marks = []
     for leaf in leaves:
-        if not isinstance(leaf, (Tensor, float)):
+        if not isinstance(leaf, (Tensor, float, complex)):
             raise TypeError(
                 f"{what}: can only differentiate by tensors (in dicts, lists and tuples), got {type(leaf).__name__}"
                 + ("; write it as a float" if isinstance(leaf, int) and not isinstance(leaf, bool) else "")
             )
         node = node_of(leaf)
-        if node.dtype.kind != "f":
-            raise TypeError(f"{what}: can only differentiate by floating-point tensors, got {_said(node)}")
+        if not node.dtype.is_inexact:
+            raise TypeError(f"{what}: can only differentiate by floating-point and complex tensors, got {_said(node)}")
         marks.append(mark(node))
     return Marked(marks, structure, tree.unflatten(structure, [wrap(m) for m in marks]))
 

@@ -98,7 +98,7 @@ class custom_vjp:
                     f"custom_vjp: the backward rule of {named(self.func)} returned a gradient of shape {said} for an "
                     f"argument of shape {list(leaf.shape)}"
                 )
-            result.append(ew.cast(g._node, leaf.dtype))
+            result.append(ew.as_gradient(g._node, leaf.dtype))
         return result
 
 

@@ -303,13 +303,38 @@ class _Recording:
         if id(tensor) not in self._own:
             self._grads.setdefault(id(tensor), (tensor, tensor._grad))
 
-    def refuse(self, what: str, value: Node | None = None) -> None:
+    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         if value is not None and self.batch.depends(value):
+            instead = instead or "Use fp.where for a choice between values, keep the number as a tensor"
             raise TraceError(
-                f"{what} at {caller_site()}: inside fp.vmap this value differs between the examples. Use fp.where for "
-                "a choice between values, keep the number as a tensor, or do this outside the mapped function"
+                f"{what} at {caller_site()}: inside fp.vmap this value differs between the examples. {instead}, or do "
+                "this outside the mapped function"
             )
         if self.parent is not None:
-            self.parent.refuse(what, value)
+            self.parent.refuse(what, value, instead)
         elif value is None:
             raise TraceError(f"{what} at {caller_site()}: inside fp.vmap values are not computed one by one")
+
+    def on_host(self, call: Callable[..., Any], tensors: Sequence[Tensor], core: Sequence[int]) -> Any:
+        """The call on stacks with the examples in front; its results stand for one example each, like an argument."""
+        known = self.batch.rewrite([t._node for t in tensors])
+        batched = [k is not None for k in known]
+        if not any(batched):
+            return None if self.parent is None else self.parent.on_host(call, tensors, core)
+        stack = max(t.ndim - c for t, c in zip(tensors, core, strict=True))
+        spread = self.batch.spread([t._value if k is None else k for k, t in zip(known, tensors, strict=True)], batched)
+        state.trace = self.parent
+        try:
+            # The stacks' dimensions go to the right of the examples', where they broadcast as they did without.
+            result = call(*(
+                wrap(views.reshape(n, (self.size, *(1,) * (stack - t.ndim + c), *t.shape)))
+                for n, t, c in zip(spread, tensors, core, strict=True)
+            ))  # fmt: skip
+        finally:
+            state.trace = self
+        return tree.map(self._one, result)
+
+    def _one(self, many: Tensor) -> Tensor:
+        one = example(many._value, many.shape[1:])
+        self.batch.bind(one, many._value)
+        return wrap(one)

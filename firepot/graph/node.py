@@ -7,10 +7,12 @@ value (`buffer`); what has one is an input to whatever is compiled next.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
 from firepot.graph.dtypes import DType
@@ -30,6 +32,7 @@ class Primitive:
     vjp        gradient of the inputs given the gradient of the result, as nodes; None where there is none
     batch      the same on many examples at once: inputs and result with a leading dimension over them
     identity   whether the result is the first input, once derivatives have been taken
+    parts      a result that is complex, or is made of complex inputs, out of real and imaginary parts
 
     and one of the ways to lower it, told by the subclass: Elementwise.scalar (an expression on one element), View.index
     (index arithmetic), Reduce (a fold over axes), Opaque.lower (a kernel of its own), Composite.expand (other nodes).
@@ -38,6 +41,11 @@ class Primitive:
     name: str = ""
     differentiable: bool = True
     identity: bool = False
+    # Whether `vjp` is written as for real numbers. Of a function that is differentiable in the complex sense, it holds
+    # for complex numbers between two conjugations.
+    holomorphic: bool = False
+    # Whether a complex result is the same operation on the real parts beside that on the imaginary parts.
+    partwise: bool = False
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         raise NotImplementedError
@@ -54,11 +62,36 @@ class Primitive:
         """What the kernel checks of indices, each as the params of a check_index: a bad one ends the program."""
         return ()
 
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        """Whether `parts` is there for these params."""
+        return self.partwise
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        """`node` over real numbers: the compiler knows no others.
+
+        Args:
+            inputs: in the place of complex inputs, their parts.
+        """
+        if not self.partwise:
+            raise NotImplementedError(f"{self.name} is not defined for complex numbers")
+        return Parts(*(self.part(node, inputs, which) for which in (0, 1)))
+
+    def part(self, node: Node, inputs: Sequence[Node | Parts], which: int) -> Node:
+        """The real (0) or imaginary (1) part of the result of an operation on parts."""
+        return apply(self, tuple(i[which] if isinstance(i, Parts) else i for i in inputs), node.params)
+
     def __call__(self, *inputs: Node, params: tuple[Hashable, ...] = ()) -> Node:
         return apply(self, inputs, params)
 
     def __repr__(self) -> str:
         return self.name
+
+
+class Parts(NamedTuple):
+    """A complex value as two real ones."""
+
+    real: Node
+    imag: Node
 
 
 class Elementwise(Primitive):
@@ -76,7 +109,13 @@ class Elementwise(Primitive):
 
 
 class View(Primitive):
-    """A result whose every element is an element of the input, or a constant: nothing but index arithmetic."""
+    """A result whose every element is an element of the input, or a constant: nothing but index arithmetic.
+
+    filling: which of the params is the constant, where there is one
+    """
+
+    partwise = True
+    filling: int | None = None
 
     def index(self, index: tuple[Index, ...], node: Node) -> tuple[tuple[Index, ...], tuple[tuple[Index, int], ...]]:
         """(position in the input, conditions) for a position in the result.
@@ -86,7 +125,15 @@ class View(Primitive):
         raise NotImplementedError
 
     def fill(self, node: Node) -> bool | int | float:
-        return 0
+        value: bool | int | float = 0 if self.filling is None else node.params[self.filling]
+        return value
+
+    def part(self, node: Node, inputs: Sequence[Node | Parts], which: int) -> Node:
+        params = list(node.params)
+        if self.filling is not None:
+            value = complex(params[self.filling])
+            params[self.filling] = value.imag if which else value.real
+        return apply(self, tuple(i[which] if isinstance(i, Parts) else i for i in inputs), tuple(params))
 
 
 class Identity(View):
@@ -241,7 +288,10 @@ def apply(primitive: Primitive, inputs: tuple[Node, ...], params: tuple[Hashable
     if found is not None and (found.inputs or not inputs or not requires_grad):
         return found
     shape, dtype = primitive.infer(inputs, params)
-    node = Node(primitive, inputs, params, shape, dtype, requires_grad and dtype.kind == "f")
+    for i in inputs:
+        if i.dtype.kind == "c" and not primitive.takes_complex(params):
+            raise RuntimeError(f"{primitive.name}: not defined for complex numbers, got {i.dtype.name}{list(i.shape)}")
+    node = Node(primitive, inputs, params, shape, dtype, requires_grad and dtype.kind in "fc")
     entry = _Entry(node, _discard)
     entry.key = key
     _interned[key] = entry
@@ -382,6 +432,19 @@ def detach(value: Node) -> Node:
 def unchanged(value: Node) -> Node:
     """The input of an operation that changes nothing, as its result: under no_grad without history."""
     return value if grad_mode.enabled or not value.requires_grad else detach(value)
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Without Python's collector of cyclic garbage: while a graph is made, it would walk thousands of nodes that live,
+    over and over."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def topological(outputs: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:

@@ -34,7 +34,8 @@ class Kernel:
                 the same. Kernels with the same of both, and workspaces of one size, put the same there.
     unordered:  the second phase needs nothing of the first: no barrier between them
     aliases:    pairs (operand read, operand written) that may be the same memory
-    flops, bytes: floating point operations and compulsory memory traffic, for `explain`
+    flops, bytes: arithmetic operations and compulsory memory traffic, for `explain`
+    rate:       how many of its operations take the time of one of float32: 2 or 4 with dot-product instructions
     """
 
     key: str
@@ -48,4 +49,5 @@ class Kernel:
     parallel: bool = True
     flops: int = 0
     bytes: int = 0
+    rate: int = 1
     aliases: frozenset[tuple[int, int]] = frozenset()

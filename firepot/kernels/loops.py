@@ -182,6 +182,30 @@ class Nest:
         return _Listing(self).text()
 
 
+def children(expr: Expr) -> list[Expr]:
+    """Sub-expressions, those inside computed positions included."""
+    result: list[Expr] = []
+    places: list[Index] = []
+    if isinstance(expr, Op):
+        result += expr.args
+    elif isinstance(expr, Guard):
+        result += [expr.value, expr.fill]
+        places = [i for i, _ in expr.conditions]
+    elif isinstance(expr, CheckedIndex):
+        result.append(expr.value)
+    elif isinstance(expr, Load):
+        places = [expr.offset]
+    elif isinstance(expr, Position):
+        places = [expr.index]
+    while places:
+        for atom, _ in places.pop().terms:
+            if isinstance(atom, Computed):
+                result.append(atom.value)
+            elif not isinstance(atom, Axis):
+                places.append(atom.value)
+    return result
+
+
 # name -> (operands, what it computes). Unless said otherwise all operands and the result share one dtype.
 # Floating point follows IEEE 754 and C99 Annex F: no fast-math assumption about NaN, infinity or signed zero.
 OPERATIONS: dict[str, tuple[int, str]] = {

@@ -10,6 +10,7 @@ from firepot.ops.arithmetic import *  # noqa: F403
 from firepot.ops.attention import attention_probabilities as attention_probabilities
 from firepot.ops.attention import scaled_dot_product_attention as scaled_dot_product_attention
 from firepot.ops.broadcast import broadcast_shapes
+from firepot.ops.complex import *  # noqa: F403
 from firepot.ops.convolution import check_index as check_index
 from firepot.ops.convolution import convolution as convolution
 from firepot.ops.convolution import gather_rows as gather_rows

@@ -10,7 +10,7 @@ from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
-from firepot.ops.broadcast import expand, floating, operands, plain_pair, promoted
+from firepot.ops.broadcast import NUMBERS, expand, floating, operands, plain_pair, promoted
 from firepot.tensor import Tensor, default_dtype, node_of, wrap
 
 __all__ = [
@@ -140,7 +140,7 @@ __all__ = [
 Operand = Any
 
 
-def _binary(name: str, what: str, doc: str, kinds: str = "biuf") -> Callable[..., Tensor]:
+def _binary(name: str, what: str, doc: str, kinds: str = "biufc") -> Callable[..., Tensor]:
     """A binary operation on promoted dtypes of these kinds; 'F' turns integers into the default floating dtype."""
 
     def function(input: Operand, other: Operand) -> Tensor:
@@ -149,8 +149,8 @@ def _binary(name: str, what: str, doc: str, kinds: str = "biuf") -> Callable[...
             return wrap(ew.binary(name, *pair))
         dtype = promoted((input, other))
         if dtype.kind not in kinds:
-            if "F" not in kinds:
-                expected = "floating-point tensors" if kinds == "f" else "integers or bools"
+            if "F" not in kinds or dtype.kind == "c":
+                expected = "floating-point tensors" if "f" in kinds else "integers or bools"
                 raise TypeError(f"{what}: expected {expected}, the operands promote to {dtype.name}")
             dtype = default_dtype()
         a, b = operands(what, input, other, dtype=dtype)
@@ -188,9 +188,11 @@ def add(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
 
 
 def _weighted(node: Node, alpha: Operand, what: str) -> Node:
-    if isinstance(alpha, (int, float)) and alpha == 1:
+    if isinstance(alpha, NUMBERS) and alpha == 1:
         return node
-    if isinstance(alpha, float) and node.dtype.kind != "f":
+    if isinstance(alpha, complex) and node.dtype.kind != "c":
+        raise RuntimeError(f"{what}: for {node.dtype.name} tensors alpha must not be complex, as {alpha} is")
+    if isinstance(alpha, float) and not node.dtype.is_inexact:
         raise RuntimeError(f"{what}: for integral tensors alpha must be an integer, not {alpha}")
     return ew.mul(node, expand(node_of(alpha, node.dtype), node.shape))
 
@@ -236,7 +238,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     if rounding_mode is not None:
         raise RuntimeError(f"div: rounding_mode must be None, 'trunc' or 'floor', not {rounding_mode!r}")
     dtype = promoted((input, other))
-    a, b = operands("div", input, other, dtype=dtype if dtype.kind == "f" else default_dtype())
+    a, b = operands("div", input, other, dtype=dtype if dtype.is_inexact else default_dtype())
     return wrap(ew.div(a, b))
 
 
@@ -250,11 +252,11 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
     """input raised to a power. A negative whole exponent of an integer tensor is an error, as in PyTorch."""
     if isinstance(exponent, int) and not isinstance(exponent, bool) and exponent < 0:
         base = node_of(input)
-        if base.dtype.kind != "f":
+        if not base.dtype.is_inexact:
             raise RuntimeError("pow: integers to negative integer powers are not allowed; convert to float first")
-    if isinstance(exponent, (int, float)) and not isinstance(input, (int, float)):
+    if isinstance(exponent, NUMBERS) and not isinstance(input, NUMBERS):
         x = ew.cast(node_of(input), promoted((input, exponent)))
-        if x.dtype.kind == "f":
+        if x.dtype.is_inexact and not isinstance(exponent, complex):
             special = _whole_power(x, float(exponent))
             if special is not None:
                 return wrap(special)
@@ -278,8 +280,9 @@ def _whole_power(x: Node, exponent: float) -> Node | None:
 
 
 def float_power(input: Operand, exponent: Operand) -> Tensor:
-    """pow in float64."""
-    a, b = operands("float_power", input, exponent, dtype=dtypes.float64)
+    """pow in float64, or complex128."""
+    dtype = dtypes.complex128 if promoted((input, exponent)).is_complex else dtypes.float64
+    a, b = operands("float_power", input, exponent, dtype=dtype)
     return wrap(ew.power(a, b))
 
 
@@ -325,10 +328,36 @@ def logsigmoid(input: Operand) -> Tensor:
 
 relu = _unary("relu", "The larger of input and 0.", to_float=False)
 sigmoid = _unary("sigmoid", "1 / (1 + exp(−input)).")
-abs = _unary("abs", "The absolute value.", to_float=False)
+
+
+def abs(input: Operand) -> Tensor:
+    """The absolute value; the modulus of complex numbers, whose gradient is 0 at 0."""
+    x = node_of(input)
+    return wrap(_modulus(x) if x.dtype.kind == "c" else ew.unary("abs", x))
+
+
+def _modulus(z: Node) -> Node:
+    zero = ew.eq(z, ew.like(z, 0))
+    size = _hypot(ew.where(zero, ew.like(z, 1), z))
+    return ew.where(zero, ew.like(size, 0), size)
+
+
+def _hypot(z: Node) -> Node:
+    return ew.binary("hypot", ew.real(z), ew.imag(z))
+
+
+def sgn(input: Operand) -> Tensor:
+    """The sign; of complex numbers z / |z|, 0 at 0."""
+    z = node_of(input)
+    if z.dtype.kind != "c":
+        return sign(input)
+    zero = ew.eq(z, ew.like(z, 0))
+    safe = ew.where(zero, ew.like(z, 1), z)
+    return wrap(ew.where(zero, ew.like(z, 0), ew.div(safe, ew.cast(_hypot(safe), z.dtype))))
+
+
 sign = _unary("sign", "−1, 0 or 1. NaN stays NaN, as in the array API standard (PyTorch gives 0).", to_float=False)
 absolute = abs
-sgn = sign
 
 
 def neg(input: Operand) -> Tensor:
@@ -347,7 +376,7 @@ def positive(input: Tensor) -> Tensor:
 def _rounding(name: str, doc: str) -> Callable[[Operand], Tensor]:
     def function(input: Operand) -> Tensor:
         x = node_of(input)
-        return wrap(ew.unary(name, x) if x.dtype.kind == "f" else x)
+        return wrap(ew.unary(name, x) if x.dtype.is_inexact else x)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -363,7 +392,7 @@ fix = trunc
 def round(input: Operand, *, decimals: int = 0) -> Tensor:
     """Rounded to `decimals` digits, halves to even."""
     x = node_of(input)
-    if x.dtype.kind != "f":
+    if not x.dtype.is_inexact:
         return wrap(x)
     if decimals == 0:
         return wrap(ew.unary("round", x))
@@ -410,7 +439,7 @@ def _truth(node: Node) -> Node:
 
 
 def _truths(what: str, *values: Operand) -> list[Node]:
-    if all(isinstance(v, (bool, int, float)) for v in values):
+    if all(isinstance(v, NUMBERS) for v in values):
         raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     return operands(what, *(wrap(_truth(node_of(v))) for v in values))
 
@@ -441,7 +470,7 @@ def logical_xor(input: Operand, other: Operand) -> Tensor:
 def bitwise_not(input: Operand) -> Tensor:
     """Each bit turned over, of integers or bools (TypeError else)."""
     x = node_of(input)
-    if x.dtype.kind == "f":
+    if x.dtype.is_inexact:
         raise TypeError(f"bitwise_not (~): expected integers or bools, got {x.dtype.name}")
     return wrap(ew.unary("not", x))
 
@@ -523,6 +552,9 @@ def fmin(input: Operand, other: Operand) -> Tensor:
 def nan_to_num(input: Operand, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
     """NaN and infinities replaced by numbers (default: zero and the largest finite ones)."""
     x = node_of(input)
+    if x.dtype.kind == "c":
+        parts = [nan_to_num(wrap(p), nan, posinf, neginf)._node for p in (ew.real(x), ew.imag(x))]
+        return wrap(ew.complex_(*parts))
     if x.dtype.kind != "f":
         return wrap(x)
     largest = finfo(x.dtype).max
@@ -534,9 +566,10 @@ def nan_to_num(input: Operand, nan: float = 0.0, posinf: float | None = None, ne
 
 
 class finfo:
-    """Limits of a floating dtype: eps, max, min, tiny, smallest_normal, bits."""
+    """Limits of a floating dtype, or of the parts of a complex one: eps, max, min, tiny, smallest_normal, bits."""
 
     def __init__(self, dtype: DType) -> None:
+        dtype = dtype.to_real()
         table = {
             "float16": (2.0**-10, 65504.0, 2.0**-14), "bfloat16": (2.0**-7, 3.3895313892515355e38, 2.0**-126),
             "float32": (2.0**-23, 3.4028234663852886e38, 2.0**-126),
@@ -571,7 +604,7 @@ def logaddexp(input: Operand, other: Operand) -> Tensor:
 def xlogy(input: Operand, other: Operand) -> Tensor:
     """input · log(other), 0 where input is 0."""
     dtype = promoted((input, other))
-    a, b = operands("xlogy", input, other, dtype=dtype if dtype.kind == "f" else default_dtype())
+    a, b = operands("xlogy", input, other, dtype=dtype if dtype.is_inexact else default_dtype())
     zero = ew.like(a, 0)
     nothing = ew.and_(ew.eq(a, zero), ew.unary("not", ew.predicate("isnan", b)))
     safe = ew.where(nothing, ew.like(b, 1), b)
@@ -583,7 +616,10 @@ def logit(input: Operand, eps: float | None = None) -> Tensor:
     x: Operand = wrap(floating(node_of(input)))
     if eps is not None:
         x = clamp(x, eps, 1 - eps)
-    return log(div(x, sub(1, x)))
+    # Around ½, where the logarithm goes through zero, the quotient's distance from 1 is what counts.
+    central = lt(abs(sub(x, 0.5)), 0.25)
+    inner, outer = where(central, x, 0.5), where(central, 0.25, x)
+    return where(central, log1p(div(sub(mul(inner, 2), 1), sub(1, inner))), log(div(outer, sub(1, outer))))
 
 
 def deg2rad(input: Operand) -> Tensor:
@@ -598,10 +634,14 @@ def rad2deg(input: Operand) -> Tensor:
 
 def sinc(input: Operand) -> Tensor:
     """sin(πx) / (πx), 1 at 0."""
-    x = mul(input, math.pi)
+    x = wrap(floating(node_of(input)))
     zero = eq(x, 0)
     safe = where(zero, 1.0, x)
-    return where(zero, 1.0, div(sin(safe), safe))
+    whole = round(safe)
+    # sin(πx) = ± sin(π (x − n)) for the nearest n, odd or even: the angle is exact however large x is.
+    odd = sub(whole, mul(floor(mul(whole, 0.5)), 2))
+    sine = mul(sin(mul(sub(safe, whole), math.pi)), sub(1, mul(odd, 2)))
+    return where(zero, 1.0, div(sine, mul(safe, math.pi)))
 
 
 def isclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -610,8 +650,7 @@ def isclose(input: Operand, other: Operand, rtol: float = 1e-5, atol: float = 1e
         raise RuntimeError(f"isclose: rtol and atol must not be negative, got {rtol} and {atol}")
     a, b = operands("isclose", input, other)
     same = eq(wrap(a), wrap(b))
-    if a.dtype.kind != "f":
-        a, b = floating(a), floating(b)
+    a, b = floating(a), floating(b)
     near = le(abs(wrap(ew.sub(a, b))), add(mul(abs(wrap(b)), rtol), atol))
     near = logical_and(near, isfinite(wrap(b)))
     result = logical_or(same, near)

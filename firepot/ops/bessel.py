@@ -200,13 +200,17 @@ def chebyshev(x: Node, coefficients: Sequence[float]) -> Node:
 
 
 def differentiable(value: Callable[[Node], Node], slope: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """An element-wise function of floating tensors with its derivative; half precision is computed in float32."""
+    """An element-wise function of floating tensors with its derivative.
+
+    Values are computed in float64: their series cancel, and their exponentials overflow before they do. The derivative
+    of half precision is computed in float32.
+    """
 
     class Rule(Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:
             ctx.save_for_backward(x)
-            return wrap(value(x._node))
+            return wrap(ew.cast(value(ew.cast(x._node, dtypes.float64)), x.dtype))
 
         @staticmethod
         def backward(ctx: Any, g: Tensor) -> Tensor:

@@ -13,12 +13,15 @@ from firepot.graph.primitives import views
 from firepot.tensor import Tensor, default_dtype, node_of
 
 Number = bool | int | float
+NUMBERS = (bool, int, float, complex)
 
 
-def number_dtype(value: Number) -> DType:
+def number_dtype(value: Number | complex) -> DType:
     """The dtype that a Python number brings to a promotion."""
     if isinstance(value, bool):
         return dtypes.bool_
+    if isinstance(value, complex):
+        return default_dtype().to_complex()
     return dtypes.int64 if isinstance(value, int) else default_dtype()
 
 
@@ -26,7 +29,7 @@ def promoted(values: Sequence[Any]) -> DType:
     """PyTorch's result dtype of tensors and Python numbers."""
     tensors, scalars = [], []
     for v in values:
-        if isinstance(v, (bool, int, float)):
+        if isinstance(v, NUMBERS):
             scalars.append(number_dtype(v))
         else:
             node = v._node if isinstance(v, Tensor) else node_of(v)
@@ -60,6 +63,7 @@ def expand(node: Node, shape: Shape) -> Node:
 
 # The Python numbers that do not change the dtype of a tensor of a kind.
 _FITTING: dict[str, frozenset[type]] = {
+    "c": frozenset((complex, float, int, bool)),
     "f": frozenset((float, int, bool)), "i": frozenset((int, bool)), "u": frozenset((int, bool)),
     "b": frozenset((bool,)),
 }  # fmt: skip
@@ -100,10 +104,10 @@ def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
         pair = plain_pair(what, *values)
         if pair is not None:
             return pair
-    if all(isinstance(v, (bool, int, float)) for v in values):
+    if all(isinstance(v, NUMBERS) for v in values):
         raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     target = dtype if dtype is not None else promoted(values)
-    nodes = [ew.cast(node_of(v), target) if not isinstance(v, (bool, int, float)) else ew.constant(v, target)
+    nodes = [ew.cast(node_of(v), target) if not isinstance(v, NUMBERS) else ew.constant(v, target)
              for v in values]  # fmt: skip
     first = nodes[0].shape
     if all(n.shape == first for n in nodes):
@@ -114,7 +118,7 @@ def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
 
 def floating(node: Node) -> Node:
     """Integers and bools as the default floating dtype."""
-    return node if node.dtype.kind == "f" else ew.cast(node, default_dtype())
+    return node if node.dtype.is_inexact else ew.cast(node, default_dtype())
 
 
 def axis_of(dim: int, rank: int, what: str) -> int:

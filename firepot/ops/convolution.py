@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from firepot.graph.dtypes import DType
 from firepot.graph.node import apply
 from firepot.graph.primitives import contract as cn
 from firepot.graph.primitives import elementwise as ew
@@ -27,11 +28,12 @@ def spatial(value: Any, rank: int, what: str) -> tuple[int, ...]:
 
 def convolution(
     input: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, transposed: bool = False,
-    output_padding: Any = 0, groups: int = 1,
+    output_padding: Any = 0, groups: int = 1, dtype: DType | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution over the last one to three dimensions.
 
     input (N, C, *S); weight (O, C/groups, *K), or (C, O/groups, *K) when transposed. Result (N, O, *T).
+    dtype: of the result of integers where it is not to be theirs; not when transposed.
     Raises RuntimeError on shapes, dtypes or groups that do not fit, naming them.
     """
     what = "conv_transpose" if transposed else "conv"
@@ -79,7 +81,7 @@ def convolution(
             f"{[s + 2 * p for s, p in zip(size, paddings, strict=True)]}"
         )
     return wrap(
-        cn.convolve("forward", input._node, weight._node, size, kernel, out, strides, paddings, dilations, groups)
+        cn.convolve("forward", input._node, weight._node, size, kernel, out, strides, paddings, dilations, groups, dtype)
     )
 
 

@@ -14,7 +14,8 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.ops.broadcast import Number, broadcast_shapes, number_dtype
+from firepot.ops.broadcast import NUMBERS, Number, broadcast_shapes, number_dtype
+from firepot.runtime import dlpack
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Device, Tensor, default_dtype, node_of, wrap
 from firepot.tracing import state
@@ -70,16 +71,21 @@ def tensor(data: Any, *, dtype: DType | None = None, requires_grad: bool = False
     """
     if isinstance(data, Tensor):
         data = data.detach()
-    if isinstance(data, (bool, int, float)):  # a NumPy float64 is a float too, and keeps its dtype as arrays do
-        known = dtypes.float64 if isinstance(data, np.float64) else number_dtype(data)
+    if isinstance(data, NUMBERS):  # NumPy's float64 and complex128 are such too, and keep their dtype as arrays do
+        known = dtypes.from_numpy(data.dtype) if isinstance(data, np.generic) else number_dtype(data)
         return _finish(_number(data, dtype or known), requires_grad, placement)
     return _finish(node_of(data, dtype), requires_grad, placement)
 
 
-def _number(value: Number, dtype: DType) -> Node:
+def _number(value: Number | complex, dtype: DType) -> Node:
     """A 0-d node that holds a number. It is a value, not a constant, so that the program that uses it serves other
     numbers too; in a captured function, where it can only ever be this one, it is a constant."""
+    if isinstance(value, complex) and not dtype.is_complex:
+        if value.imag:
+            raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name} without overflow")
+        value = value.real
     if dtype.is_integer:
+        assert not isinstance(value, complex)
         if not math.isfinite(value):
             raise RuntimeError(f"tensor: {value} cannot be converted to {dtype.name}")
         value, high = int(value), 2 ** (8 * dtype.size - dtype.is_signed) - 1
@@ -112,7 +118,7 @@ asarray = as_tensor
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor with a copy of the array (later changes of the array do not show, unlike in PyTorch).
 
-    TypeError for what is no array, or of a dtype that Firepot lacks.
+    TypeError for what is no array, or of a dtype that Firepot lacks. The bfloat16 of ml_dtypes (JAX's) is known.
 
     >>> fp.from_numpy(np.eye(2))
     tensor([[1., 0.],
@@ -120,16 +126,33 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
-    return wrap(data(array.shape, dtypes.from_numpy(array.dtype), Buffer.from_numpy(np.ascontiguousarray(array))))
+    dtype = dtypes.from_numpy(array.dtype)
+    if dtype is dtypes.bfloat16:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        return wrap(data(array.shape, dtype, Buffer.from_numpy(bits)))
+    return wrap(data(array.shape, dtype, Buffer.from_numpy(array.astype(dtype.numpy, copy=False))))
 
 
-def from_dlpack(source: Any) -> Tensor:
-    """A tensor with a copy of what another library exports through DLPack.
+def from_dlpack(source: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor with a copy of what another library exports through DLPack, bfloat16 included.
+
+    Args:
+        source: an object with `__dlpack__` and `__dlpack_device__`, or a capsule.
+        device: the CPU, which is the only one.
+        copy: False raises BufferError: it is always a copy.
+
+    Raises TypeError for other objects and element types that Firepot lacks, BufferError for memory of other devices.
 
     >>> fp.from_dlpack(np.arange(3))
     tensor([0, 1, 2])
     """
-    return from_numpy(np.array(np.from_dlpack(source)))
+    if device is not None:
+        Device(device)
+    if copy is False:
+        raise BufferError("from_dlpack: the elements are always copied; leave copy=False out")
+    array, name = dlpack.take(source)
+    dtype = dtypes.from_numpy(array.dtype) if name is None else dtypes.by_name(name)
+    return wrap(data(array.shape, dtype, Buffer.from_numpy(array)))
 
 
 def full(
@@ -255,12 +278,12 @@ def arange(
         raise RuntimeError("arange: step must not be zero")
     whole = all(isinstance(v, int) for v in (start, end, step))
     target = dtype or (dtypes.int64 if whole else default_dtype())
-    if target.kind != "f" and not whole:
+    if not target.is_inexact and not whole:
         start, end, step = int(start), int(end), int(step)
     if step == 0 or (end - start) * step < 0 or not all(map(math.isfinite, (start, end))):
         raise RuntimeError(f"arange: from {start} to {end} does not go with the step {step}")
     length = max(0, math.ceil((end - start) / step))
-    if target.kind == "f" and not whole:
+    if target.is_inexact and not whole:
         position = ew.cast(ew.iota(length, dtypes.float64), dtypes.float64)
         values = ew.add(ew.mul(position, ew.like(position, step)), ew.like(position, start))
     else:
@@ -278,6 +301,11 @@ def _steps(what: str, start: Any, end: Any, steps: Any, target: DType) -> Node:
         raise TypeError(f"{what}: the number of steps must be an int, not {type(steps).__name__}")
     if steps < 0:
         raise RuntimeError(f"{what}: the number of steps must not be negative, got {steps}")
+    if target.is_complex:
+        first, last = (node_of(v, dtypes.complex128) for v in (start, end))
+        return ew.complex_(
+            *(_steps(what, wrap(part(first)), wrap(part(last)), steps, dtypes.float64) for part in (ew.real, ew.imag))
+        )
     position = ew.iota(steps, dtypes.float64)
     ends = [node_of(v, target if target.kind != "f" else dtypes.float64) for v in (start, end)]
     first, last = (views.expand(ew.cast(v, dtypes.float64), (steps,)) for v in ends)
@@ -285,6 +313,11 @@ def _steps(what: str, start: Any, end: Any, steps: Any, target: DType) -> Node:
     low = ew.add(ew.mul(position, step), first)
     high = ew.sub(last, ew.mul(ew.sub(ew.like(position, steps - 1), position), step))
     return ew.where(ew.compare("lt", position, ew.like(position, steps / 2)), low, high)
+
+
+def _steps_dtype(start: Any, end: Any) -> DType:
+    some = any(v.dtype.is_complex if isinstance(v, Tensor) else isinstance(v, complex) for v in (start, end))
+    return default_dtype().to_complex() if some else default_dtype()
 
 
 def linspace(
@@ -295,7 +328,7 @@ def linspace(
     >>> fp.linspace(0, 1, 5)
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
-    target = dtype or default_dtype()
+    target = dtype or _steps_dtype(start, end)
     return _finish(ew.cast(_steps("linspace", start, end, steps, target), target), requires_grad, placement)
 
 
@@ -304,7 +337,7 @@ def logspace(
     **placement: Any,
 ) -> Tensor:  # fmt: skip
     """base to the powers of linspace."""
-    target = dtype or default_dtype()
+    target = dtype or _steps_dtype(start, end)
     exponents = _steps("logspace", start, end, steps, target)
     return _finish(ew.cast(ew.power(ew.like(exponents, base), exponents), target), requires_grad, placement)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
@@ -24,14 +25,23 @@ __all__ = [
 ]  # fmt: skip
 
 
+_SIZE = "a size that depends on values"
+_BY_MASK = f"indexing with a boolean mask ({_SIZE})"
+_MASKED = "Use fp.where to keep all elements and choose among values, fp.nonzero_static for a given number of positions"
+
+
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Positions of non-zero elements, (n, dimensions) or one vector for each dimension.
 
     The result's size depends on the values, so they are computed now; not possible inside fp.jit.
     """
+    return _positions(input, as_tuple, f"nonzero ({_SIZE})")
+
+
+def _positions(input: Tensor, as_tuple: bool, what: str) -> Any:
     if input.dtype is dtypes.bfloat16:  # whose bits are not its truth: −0.0 is zero
         input = wrap(ew.cast(input._node, dtypes.bool_))
-    places = np.nonzero(np.atleast_1d(input.detach()._array("nonzero (a size that depends on values)")))
+    places = np.nonzero(np.atleast_1d(input.detach()._array(what, _MASKED)))
     if as_tuple:
         return tuple(wrap(node_of(p.astype(np.int64))) for p in places)
     return wrap(node_of(np.stack(places, -1)[:, : input.ndim].astype(np.int64)))
@@ -80,7 +90,7 @@ class _Plan:
             return int(item)
         if isinstance(item, Tensor):
             node = item._node
-            if node.dtype.kind == "f":
+            if node.dtype.is_inexact:
                 raise IndexError(f"tensors used as indices must be integers or bools, not {node.dtype.name}")
             return node
         array = np.asarray(
@@ -101,8 +111,8 @@ class _Plan:
                 self.shape.append(1)
             elif isinstance(item, slice):
                 start, stop, step = (None if v is None else int(v) for v in (item.start, item.stop, item.step))
-                if step is not None and step <= 0:
-                    raise ValueError("slice step must be positive; use flip for a reversed order")
+                if step == 0:
+                    raise ValueError(f"slice step must not be 0, as it is for dimension {d}")
                 begin, end, by = slice(start, stop, step).indices(x.shape[d])
                 count = max(0, -(-(end - begin) // by))
                 self._view(begin if count else 0, count, by)
@@ -123,9 +133,9 @@ class _Plan:
                     )
                 if rank == 0:
                     self.shape.append(1)
-                    places = nonzero(wrap(views.reshape(item, (1,))), as_tuple=True)
+                    places = _positions(wrap(views.reshape(item, (1,))), True, _BY_MASK)
                     self.arrays.append((len(self.shape) - 1, places[0]._node))
-                for place in nonzero(wrap(item), as_tuple=True) if rank else ():
+                for place in _positions(wrap(item), True, _BY_MASK) if rank else ():
                     self._view(0, x.shape[d], 1)
                     self.shape.append(x.shape[d])
                     self.arrays.append((len(self.shape) - 1, place._node))
@@ -154,7 +164,13 @@ class _Plan:
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """input[index], with NumPy's and PyTorch's rules for slices, None, …, integers, masks and integer tensors."""
+    """input[index], with NumPy's and PyTorch's rules for slices, None, …, integers, masks and integer tensors.
+
+    Slices may go backwards, as the array API standard has it (PyTorch refuses them).
+
+    >>> fp.arange(5)[::-2]
+    tensor([4, 2, 0])
+    """
     domain = domain_of(input, index)
     if domain is not None:
         return read(input, index, domain)
@@ -405,6 +421,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return _index_update(input, dim, index, node, "add", "index_add")
 
 
+@autocasts
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """input with source written at the indices of a dimension."""
     if source.dtype is not input.dtype:
@@ -459,7 +476,8 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """int64 (…, classes): 1 at each index. The number of classes is looked up in the values unless given."""
     if num_classes < 0:
-        num_classes = int(tensor.detach().numpy().max()) + 1 if tensor.numel() else 0
+        values = tensor.detach()._array(f"one_hot without num_classes ({_SIZE})", "Give num_classes")
+        num_classes = int(values.max()) + 1 if tensor.numel() else 0
     message = f"one_hot: class {{index}} is out of range for {num_classes} classes (at {caller_site()})"
     index = ew.check_index(tensor._node, num_classes, message, negative=False)
     wide = views.expand(views.reshape(index, (*tensor.shape, 1)), (*tensor.shape, num_classes))
@@ -475,7 +493,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
         raise RuntimeError(f"bincount: minlength must not be negative, got {minlength}")
     if weights is not None and weights.shape != input.shape:
         raise RuntimeError(f"bincount: weights {list(weights.shape)} must be shaped as the input {list(input.shape)}")
-    values = input.detach()._array("bincount (a size that depends on values)")
+    values = input.detach()._array(f"bincount ({_SIZE})", "Use fp.zeros(size).scatter_add(0, index, fp.ones(...))")
     if values.size and values.min() < 0:
         raise RuntimeError("bincount: the elements must not be negative")
     size = max(int(values.max(initial=-1)) + 1, minlength)

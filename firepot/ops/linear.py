@@ -6,9 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from firepot.autocast_mode import autocasts, lowered
+from firepot.graph.dtypes import DType
 from firepot.graph.dtypes import bool_ as _bool
 from firepot.graph.dtypes import float32 as _float32
+from firepot.graph.dtypes import int8 as _int8
+from firepot.graph.dtypes import int32 as _int32
 from firepot.graph.dtypes import int64 as _int64
+from firepot.graph.dtypes import promote as _promote
 from firepot.graph.node import Node
 from firepot.graph.primitives import contract as cn
 from firepot.graph.primitives import elementwise as ew
@@ -18,8 +23,8 @@ from firepot.ops.broadcast import axis_of, broadcast_shapes, promoted
 from firepot.tensor import Tensor, wrap
 
 __all__ = [
-    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "ger", "inner", "matmul", "matrix_power", "mm",
-    "mv", "outer", "tensordot", "vdot",
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "ger", "inner", "int_mm", "matmul", "matrix_power",
+    "mm", "mv", "outer", "tensordot", "vdot",
 ]  # fmt: skip
 
 
@@ -32,19 +37,41 @@ def _same_dtype(what: str, a: Tensor, b: Tensor) -> tuple[Node, Node]:
     return a._node, b._node
 
 
+@autocasts
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The matrix product, with PyTorch's rules for 1-d operands and batch dimensions.
 
     (n)·(n) -> (); (…, m, k)·(k) -> (…, m); (k)·(…, k, n) -> (…, n); (…, m, k)·(…, k, n) -> (…, m, n), batch
     dimensions broadcast. Raises RuntimeError where the inner sizes differ.
     """
-    x, y = _same_dtype("matmul", input, other)
+    return _product("matmul", *_same_dtype("matmul", input, other))
+
+
+def int_mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of int8 tensors in int32, which is exact: (…, m, k)·(…, k, n) -> (…, m, n), as matmul.
+
+    Sums beyond 2³¹ − 1, which take 131,072 products at least, wrap around. PyTorch has this as torch._int_mm. On
+    processors with AVX512_VNNI about three times as fast as a float32 product. RuntimeError where an operand is not int8
+    or sizes do not fit.
+
+    >>> fp.int_mm(fp.tensor([[100, 100]], dtype=fp.int8), fp.tensor([[100], [-20]], dtype=fp.int8))
+    tensor([[8000]], dtype=firepot.int32)
+    """
+    if input.dtype is not _int8 or mat2.dtype is not _int8:
+        raise RuntimeError(
+            f"int_mm: expected two int8 tensors, got {input.dtype.name} and {mat2.dtype.name}; F.quantize makes int8 of "
+            "floating-point numbers"
+        )
+    return _product("int_mm", input._node, mat2._node, _int32)
+
+
+def _product(what: str, x: Node, y: Node, dtype: DType | None = None) -> Tensor:
     if not x.shape or not y.shape:
-        raise RuntimeError("matmul: both arguments need at least one dimension; use * for numbers")
+        raise RuntimeError(f"{what}: both arguments need at least one dimension; use * for numbers")
     inner_x, inner_y = x.shape[-1], y.shape[-2] if len(y.shape) > 1 else y.shape[0]
     if inner_x != inner_y:
         raise RuntimeError(
-            f"matmul: shapes {list(x.shape)} and {list(y.shape)} cannot be multiplied; the last size of the first "
+            f"{what}: shapes {list(x.shape)} and {list(y.shape)} cannot be multiplied; the last size of the first "
             f"({inner_x}) must equal the {'second last' if len(y.shape) > 1 else ''} size of the second ({inner_y})"
         )
     row, column = len(x.shape) == 1, len(y.shape) == 1
@@ -52,7 +79,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         x = views.reshape(x, (1, inner_x))
     if column:
         y = views.reshape(y, (inner_y, 1))
-    result = _batched(x, y)
+    result = _batched(x, y, what, dtype)
     shape = result.shape
     if column:
         shape = shape[:-1]
@@ -61,23 +88,24 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     return wrap(views.reshape(result, shape))
 
 
-def _batched(x: Node, y: Node) -> Node:
+def _batched(x: Node, y: Node, what: str, dtype: DType | None = None) -> Node:
     m, k, n = x.shape[-2], x.shape[-1], y.shape[-1]
     if len(y.shape) == 2:  # one matrix for all rows: a single tall product
         flat = views.reshape(x, (1, math.prod(x.shape[:-1]), k))
-        out = cn.contract(flat, views.reshape(y, (1, k, n)))
+        out = cn.contract(flat, views.reshape(y, (1, k, n)), dtype)
         return views.reshape(out, (*x.shape[:-1], n))
-    batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], what="matmul")
+    batch = broadcast_shapes(x.shape[:-2], y.shape[:-2], what=what)
     count = math.prod(batch)
     left = _batch(x, batch, count)
     right = _batch(y, batch, count)
-    return views.reshape(cn.contract(left, right), (*batch, m, n))
+    return views.reshape(cn.contract(left, right, dtype), (*batch, m, n))
 
 
 def _batch(x: Node, batch: tuple[int, ...], count: int) -> Node:
     return views.reshape(views.expand(x, (*batch, *x.shape[-2:])), (count, *x.shape[-2:]))
 
 
+@autocasts
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices."""
     if input.ndim != 2 or mat2.ndim != 2:
@@ -85,6 +113,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@autocasts
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Products of two batches of matrices."""
     if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
@@ -94,6 +123,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@autocasts
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """The product of a matrix with a vector."""
     if input.ndim != 2 or vec.ndim != 1:
@@ -101,6 +131,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return matmul(input, vec)
 
 
+@autocasts
 def dot(input: Tensor, other: Tensor) -> Tensor:
     """The inner product of two vectors."""
     if input.ndim != 1 or other.ndim != 1:
@@ -114,6 +145,8 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
         from firepot.ops.arithmetic import mul
 
         return mul(input, other)
+    if input.ndim == other.ndim == 1:
+        return dot(input, other)
     if input.shape[-1] != other.shape[-1]:
         raise RuntimeError(f"inner: the last sizes of {list(input.shape)} and {list(other.shape)} must be equal")
     return tensordot(input, other, ([-1], [-1]))
@@ -140,7 +173,7 @@ def _weighted_sum(what: str, input: Tensor, product: Tensor, beta: Any, alpha: A
         raise RuntimeError(
             f"{what}: expected operands of one dtype, got {input.dtype.name} and {product.dtype.name}; convert with .to()"
         )
-    if product.dtype.kind != "f":
+    if not product.dtype.is_inexact:
         beta, alpha = (bool if product.dtype.kind == "b" else int)(beta), (bool if product.dtype.kind == "b" else int)(alpha)
     shape = broadcast_shapes(input.shape, product.shape, what=what)
     if shape != product.shape:
@@ -159,11 +192,13 @@ def _product_and_sum(
     return wrap(ew.cast(_weighted_sum(what, wide, product(x, y), beta, alpha)._node, input.dtype))
 
 
+@autocasts
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat1 @ mat2."""
     return _product_and_sum("addmm", mm, input, mat1, mat2, beta, alpha)
 
 
+@autocasts
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · mat @ vec."""
     return _product_and_sum("addmv", mv, input, mat, vec, beta, alpha)
@@ -177,11 +212,13 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     return _weighted_sum("addr", cast(input, dtype), outer(cast(vec1, dtype), cast(vec2, dtype)), beta, alpha)
 
 
+@autocasts
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · batch1 @ batch2."""
     return _product_and_sum("baddbmm", bmm, input, batch1, batch2, beta, alpha)
 
 
+@autocasts
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta · input + alpha · Σ batch1 @ batch2 over the batch."""
     bmm(batch1, batch2)  # for its checks
@@ -192,8 +229,8 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alph
 
 
 def vdot(input: Tensor, other: Tensor) -> Tensor:
-    """The inner product of two vectors (of real numbers: dot)."""
-    return dot(input, other)
+    """The inner product of two vectors, the first one conjugated."""
+    return dot(wrap(ew.conj(input._node)), other)
 
 
 def matrix_power(input: Tensor, n: int) -> Tensor:
@@ -290,6 +327,11 @@ def _pair(x: Node, a: str, y: Node, c: str, later: set[str], sizes: dict[str, in
     c = "".join(l for l in c if l in a or l in later)
     batch = [l for l in a if l in c and l in later]
     summed = [l for l in a if l in c and l not in later]
+    if summed:  # else it is a product of elements, which autocast leaves alone
+        x, y = lowered(x), lowered(y)
+    if x.dtype is not y.dtype:  # one is an earlier product
+        dtype = _promote(x.dtype, y.dtype)
+        x, y = ew.cast(x, dtype), ew.cast(y, dtype)
     rows = [l for l in a if l not in c]
     columns = [l for l in c if l not in a]
 
@@ -304,6 +346,7 @@ def _pair(x: Node, a: str, y: Node, c: str, later: set[str], sizes: dict[str, in
     return views.reshape(cn.contract(left, right), tuple(sizes[l] for l in order)), "".join(order)
 
 
+@autocasts
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     """Sum over pairs of dimensions: the last `dims` of a with the first of b, or two lists."""
     if isinstance(dims, int):

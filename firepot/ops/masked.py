@@ -39,7 +39,7 @@ def _as(input: Tensor, dtype: DType | None) -> Tensor:
 
 
 def _summed(input: Tensor, dtype: DType | None) -> Tensor:
-    if dtype is None and input.dtype.kind != "f":
+    if dtype is None and not input.dtype.is_inexact:
         dtype = dtypes.int64
     return _as(input, dtype)
 

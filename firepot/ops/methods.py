@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+from firepot.autocast_mode import exempt
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import grad_mode
@@ -13,6 +15,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.ops import (
     arithmetic,
+    complex,
     creation,
     indexing,
     linear,
@@ -39,8 +42,8 @@ _SAME_NAME = {
     "logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor bitwise_left_shift "
     "bitwise_right_shift clamp clip clamp_min clamp_max lerp addcmul addcdiv nan_to_num logaddexp xlogy logit deg2rad "
     "rad2deg sinc isclose allclose equal float_power",
-    numbers: "angle conj conj_physical dist frexp gcd heaviside is_complex is_signed is_nonzero isneginf isposinf isreal "
-    "lcm ldexp logaddexp2 renorm resolve_conj resolve_neg",
+    complex: "angle conj conj_physical is_complex is_conj is_neg isreal resolve_conj resolve_neg",
+    numbers: "dist frexp gcd heaviside is_signed is_nonzero isneginf isposinf lcm ldexp logaddexp2 renorm",
     special: "i0 polygamma mvlgamma igamma igammac",
     reduction: "sum prod mean var std var_mean amax amin max min argmax argmin any all count_nonzero nansum nanmean "
     "logsumexp softmax log_softmax cumsum cumprod cummax cummin logcumsumexp",
@@ -82,7 +85,7 @@ _RESHAPING = frozenset(("as_strided", "squeeze", "swapaxes", "swapdims", "t", "t
 _TO = {
     "float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16,
     "long": dtypes.int64, "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8,
-    "bool": dtypes.bool_,
+    "bool": dtypes.bool_, "cfloat": dtypes.complex64, "cdouble": dtypes.complex128,
 }  # fmt: skip
 
 
@@ -90,11 +93,7 @@ def _in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tenso
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         node = function(self, *args, **kwargs)._node
         if node.dtype is not self.dtype:
-            order = "biuf"
-            if order.index(node.dtype.kind) > order.index(self.dtype.kind) and {node.dtype.kind, self.dtype.kind} != {
-                "i",
-                "u",
-            }:
+            if dtypes.CATEGORY[node.dtype.kind] > dtypes.CATEGORY[self.dtype.kind]:
                 raise RuntimeError(
                     f"{name}_: result type {node.dtype.name} can't be cast to the tensor's type {self.dtype.name}; "
                     f"use {name} instead"
@@ -114,6 +113,8 @@ def _in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tenso
 
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Take over the values of `src`, broadcast and converted."""
+    if isinstance(src, Tensor):
+        src = to(src, self.dtype)
     return self._rebind(expand(node_of(src, self.dtype), self.shape))
 
 
@@ -155,7 +156,12 @@ def to(
         Device(device)
     if copy and (dtype is None or dtype is self.dtype):
         return creation.clone(self)
-    return self if dtype is None or dtype is self.dtype else wrap(ew.cast(self._node, dtype))
+    if dtype is None or dtype is self.dtype:
+        return self
+    if self.dtype.is_complex and not dtype.is_complex and dtype is not dtypes.bool_:
+        warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2)
+        return wrap(ew.cast(ew.real(self._node), dtype))
+    return wrap(ew.cast(self._node, dtype))
 
 
 def type_as(self: Tensor, other: Tensor) -> Tensor:
@@ -207,7 +213,12 @@ def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
 def _matrix_transpose(self: Tensor) -> Tensor:
     if self.ndim not in (0, 2):
         raise RuntimeError(f"H is only for matrices (mH for batches of them), got shape {list(self.shape)}")
-    return shape.t(self)
+    return complex.conj(shape.t(self))
+
+
+def adjoint(self: Tensor) -> Tensor:
+    """The conjugate transpose of matrices, and of batches of them."""
+    return complex.conj(shape.transpose(self, -2, -1))
 
 
 def _new(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -251,7 +262,7 @@ def attach() -> None:
         for name in names.split():
             setattr(Tensor, name, getattr(module, name))
     for name in _IN_PLACE.split():
-        setattr(Tensor, name + "_", _in_place(name, getattr(Tensor, name)))
+        setattr(Tensor, name + "_", _in_place(name, exempt(getattr(Tensor, name))))
     for name, dtype in _TO.items():
         setattr(Tensor, name, lambda self, *, memory_format=None, dtype=dtype: to(self, dtype))
     operators = {
@@ -263,7 +274,7 @@ def attach() -> None:
     for name, function in operators.items():
         setattr(Tensor, f"__{name}__", _operator(function))
         setattr(Tensor, f"__r{name}__", _reflected(function))
-        setattr(Tensor, f"__i{name}__", _in_place(name, function))
+        setattr(Tensor, f"__i{name}__", _in_place(name, exempt(function)))
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(Tensor, f"__{name}__", _operator(getattr(arithmetic, name)))
     extra: dict[str, Any] = {
@@ -272,8 +283,10 @@ def attach() -> None:
         "__iter__": _iterate, "__contains__": _contains, "copy_": copy_, "zero_": zero_, "fill_": fill_, "detach_": detach_, "to": to,
         "type_as": type_as, "size": size, "dim": lambda self: self.ndim, "nelement": shape.numel,
         "cpu": lambda self, memory_format=None: self, "contiguous": lambda self, *, memory_format=None: self,
-        "is_contiguous": lambda self, memory_format=None: True, "real": property(numbers.real), "H": property(_matrix_transpose),
-        "mH": property(lambda self: shape.transpose(self, -2, -1)),
+        "is_contiguous": lambda self, memory_format=None: True, "adjoint": adjoint,
+        "real": property(complex.real, complex.set_real), "imag": property(complex.imag, complex.set_imag),
+        "H": property(_matrix_transpose),
+        "mH": property(adjoint),
         "element_size": lambda self: self.dtype.size, "is_floating_point": lambda self: self.dtype.kind == "f",
         "uniform_": random.uniform_, "normal_": random.normal_, "bernoulli_": random.bernoulli_,
         "exponential_": random.exponential_, "random_": random.random_, "cauchy_": random.cauchy_,

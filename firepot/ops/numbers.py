@@ -6,16 +6,15 @@ import math
 from typing import Any, NamedTuple
 
 from firepot.graph import dtypes
-from firepot.graph.dtypes import DType, promote
+from firepot.graph.dtypes import CATEGORY, DType, promote
 from firepot.graph.primitives import elementwise as ew
 from firepot.ops import arithmetic, reduction, shape
-from firepot.ops.broadcast import axis_of, number_dtype, operands, promoted
+from firepot.ops.broadcast import NUMBERS, axis_of, number_dtype, operands, promoted
 from firepot.tensor import Tensor, node_of, wrap
 
 __all__ = [
-    "MantissaExponent", "angle", "can_cast", "conj", "conj_physical", "dist", "frexp", "gcd", "heaviside", "is_complex",
-    "is_floating_point", "is_nonzero", "is_signed", "isneginf", "isposinf", "isreal", "lcm", "ldexp", "logaddexp2",
-    "promote_types", "real", "renorm", "resolve_conj", "resolve_neg", "result_type",
+    "MantissaExponent", "can_cast", "dist", "frexp", "gcd", "heaviside", "is_floating_point", "is_nonzero", "is_signed",
+    "isneginf", "isposinf", "lcm", "ldexp", "logaddexp2", "promote_types", "renorm", "result_type",
 ]  # fmt: skip
 
 # -- exponents -------------------------------------------------------------------------------------------------------
@@ -116,39 +115,9 @@ def isneginf(input: Tensor) -> Tensor:
 
 def _is_infinity(input: Tensor, value: float) -> Tensor:
     x = input._node
+    if x.dtype.is_complex:
+        raise RuntimeError(f"isposinf, isneginf: not defined for complex numbers, got {x.dtype.name}")
     return wrap(ew.eq(x, ew.like(x, value)) if x.dtype.kind == "f" else ew.full(x.shape, False, dtypes.bool_))
-
-
-def angle(input: Tensor) -> Tensor:
-    """The angle of real numbers in the complex plane: 0, or π for negative ones; NaN stays."""
-    x = input._node
-    if x.dtype.kind != "f":
-        x = ew.cast(x, promoted((input, 1.0)))
-    turned = ew.where(ew.compare("lt", x, ew.like(x, 0)), ew.like(x, math.pi), ew.like(x, 0))
-    if x.requires_grad:  # the derivative is zero, and is there
-        finite = ew.where(ew.predicate("isfinite", x), x, ew.like(x, 0))
-        turned = ew.add(turned, ew.mul(finite, ew.like(x, 0)))
-    return wrap(ew.where(ew.predicate("isnan", x), x, turned))
-
-
-# Every number is real so far.
-
-
-def isreal(input: Tensor) -> Tensor:
-    """True for every element: there are no complex dtypes."""
-    return wrap(ew.full(input.shape, True, dtypes.bool_))
-
-
-def real(input: Tensor) -> Tensor:
-    """The tensor itself: there are no complex dtypes."""
-    return input
-
-
-conj = conj_physical = resolve_conj = resolve_neg = real
-
-
-def is_complex(input: Tensor) -> bool:
-    return False
 
 
 def is_floating_point(input: Tensor) -> bool:
@@ -156,7 +125,7 @@ def is_floating_point(input: Tensor) -> bool:
 
 
 def is_signed(input: Tensor) -> bool:
-    return input.dtype.kind in "if"
+    return input.dtype.is_signed
 
 
 def is_nonzero(input: Tensor) -> bool:
@@ -199,7 +168,7 @@ def promote_types(type1: DType, type2: DType) -> DType:
 
 def result_type(tensor1: Any, tensor2: Any) -> DType:
     """The dtype of an operation on two tensors or numbers."""
-    given = [v if isinstance(v, (Tensor, bool, int, float)) else wrap(node_of(v)) for v in (tensor1, tensor2)]
+    given = [v if isinstance(v, (Tensor, *NUMBERS)) else wrap(node_of(v)) for v in (tensor1, tensor2)]
     numbers = [v for v in given if not isinstance(v, Tensor)]
     if len(numbers) == 2:
         return promote(number_dtype(numbers[0]), number_dtype(numbers[1]))
@@ -208,7 +177,6 @@ def result_type(tensor1: Any, tensor2: Any) -> DType:
 
 def can_cast(from_: DType, to: DType) -> bool:
     """Whether PyTorch's rules let values of one dtype go to another: never to a lower category."""
-    order = {"b": 0, "u": 1, "i": 1, "f": 2}
-    if order[from_.kind] > order[to.kind]:
+    if CATEGORY[from_.kind] > CATEGORY[to.kind]:
         return False
     return not (from_.kind == "i" and to.kind == "u")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
@@ -245,6 +246,7 @@ def diagflat(input: Tensor, offset: int = 0) -> Tensor:
     return shape.diag_embed(shape.ravel(input), offset)
 
 
+@autocasts
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if input.ndim != 2:
@@ -452,7 +454,7 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     if extra < 0 or any(t not in (1, s) for s, t in zip(input.shape[extra:], sizes, strict=True)):
         raise RuntimeError(f"sum_to_size: {list(sizes)} is not expandable to {list(input.shape)}")
     axes = [*range(extra), *(d + extra for d, t in enumerate(sizes) if t == 1 and input.shape[d + extra] != 1)]
-    if not axes and (input.dtype.kind == "f" or input.ndim):
+    if not axes and (input.dtype.is_inexact or input.ndim):
         return shape.reshape(input, sizes)
     return shape.reshape(reduction.sum(input, axes) if axes else reduction.sum(shape.unsqueeze(input, 0), 0), sizes)
 

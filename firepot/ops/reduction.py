@@ -6,6 +6,7 @@ import builtins
 import math
 from typing import Any, NamedTuple
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, detach
@@ -42,7 +43,7 @@ def _summable(input: Tensor, dtype: DType | None) -> Node:
     x = input._node
     if dtype is not None:
         return ew.cast(x, dtype)
-    return x if x.dtype.kind == "f" else ew.cast(x, dtypes.int64)
+    return x if x.dtype.is_inexact else ew.cast(x, dtypes.int64)
 
 
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
@@ -50,15 +51,16 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType |
     return _fold("sum", _summable(input, dtype), dim, keepdim, "sum")
 
 
+@autocasts
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
     """The product over a dimension (default all)."""
     return _fold("prod", _summable(input, dtype), dim, keepdim, "prod")
 
 
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
-    """The mean over dimensions (default all), of floating tensors."""
+    """The mean over dimensions (default all), of floating or complex tensors."""
     x = input._node if dtype is None else ew.cast(input._node, dtype)
-    if x.dtype.kind != "f":
+    if not x.dtype.is_inexact:
         raise RuntimeError(f"mean: the input must be floating point, got {x.dtype.name}; convert it with .float()")
     axes = axes_of(dim, len(x.shape), "mean")
     count = math.prod(x.shape[d] for d in axes)
@@ -70,11 +72,11 @@ def var_mean(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(variance, mean): Σ (x − mean)² / (n − correction); correction is 1 unless said otherwise."""
+    """(variance, mean): Σ |x − mean|² / (n − correction); correction is 1 unless said otherwise."""
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     x = input._node
-    if x.dtype.kind != "f":
+    if not x.dtype.is_inexact:
         raise RuntimeError(f"var: the input must be floating point, got {x.dtype.name}")
     if correction is None:
         correction = 1.0 if unbiased is None or unbiased else 0.0
@@ -83,10 +85,15 @@ def var_mean(
     total = rd.reduce("sum", x, axes)
     average = ew.div(total, ew.like(total, count))
     centred = ew.sub(x, rd.restore(average, x.shape, axes))
-    squares = rd.reduce("sum", ew.square(centred), axes)
+    squares = rd.reduce("sum", _square(centred), axes)
     divisor = builtins.max(count - correction, 0.0)
     variance = ew.div(squares, ew.like(squares, divisor))
     return wrap(_keep(variance, x.shape, axes, keepdim)), wrap(_keep(average, x.shape, axes, keepdim))
+
+
+def _square(x: Node) -> Node:
+    """|x|²."""
+    return ew.add(ew.square(ew.real(x)), ew.square(ew.imag(x))) if x.dtype.is_complex else ew.square(x)
 
 
 def var(
@@ -97,7 +104,7 @@ def var(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    """The variance over `dim` (default: all): Σ (x − mean)² / (n − correction), correction 1 unless given (0 if not
+    """The variance over `dim` (default: all): Σ |x − mean|² / (n − correction), correction 1 unless given (0 if not
     unbiased).
 
     >>> fp.var(fp.tensor([1.0, 2.0, 3.0]))
@@ -244,6 +251,8 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The p-norm of the elements over dimensions: (Σ |x|^p)^(1/p), the largest |x| for p = inf. 'fro' is 2."""
     x = floating(input._node)
+    if x.dtype.is_complex:
+        return _complex_norm(x, p, dim, keepdim)
     if x.dtype.size == 2:  # squares and sums of half precision overflow soon
         wide = norm(wrap(ew.cast(x, dtypes.float32)), p, dim, keepdim)
         return wrap(ew.cast(wide._node, x.dtype))
@@ -271,12 +280,21 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> T
     return wrap(_keep(value, x.shape, axes, keepdim))
 
 
+def _complex_norm(x: Node, p: Any, dim: Any, keepdim: bool) -> Tensor:
+    if p == "fro" or p == 2:  # the norm of all parts
+        return norm(wrap(views.concatenate([views.reshape(v, (1, *x.shape)) for v in (ew.real(x), ew.imag(x))], 0)), 2,
+                    [0, *(d + 1 for d in axes_of(dim, len(x.shape), "norm"))], keepdim)  # fmt: skip
+    from firepot.ops.arithmetic import abs
+
+    return norm(abs(wrap(x)), p, dim, keepdim)
+
+
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """log Σ exp(x) over dimensions, without overflow."""
     x = floating(input._node)
     axes = axes_of(dim, len(x.shape), "logsumexp")
-    top = detach(rd.reduce("max", x, axes))
-    safe = ew.where(ew.predicate("isfinite", top), top, ew.like(top, 0))
+    top = detach(rd.reduce("max", ew.real(x), axes))
+    safe = ew.cast(ew.where(ew.predicate("isfinite", top), top, ew.like(top, 0)), x.dtype)
     total = rd.reduce("sum", ew.unary("exp", ew.sub(x, rd.restore(safe, x.shape, axes))), axes)
     return wrap(_keep(ew.add(ew.log(total), safe), x.shape, axes, keepdim))
 

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
+from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
+from firepot.graph.primitives.reduce import reduce
 from firepot.ops.broadcast import axes_of, axis_of, promoted
-from firepot.tensor import Tensor, node_of, wrap
+from firepot.tensor import Tensor, caller_site, node_of, wrap
+from firepot.tracing import state
 
 __all__ = [
     "broadcast_to", "cat", "chunk", "concat", "concatenate", "constant_pad", "diag", "diag_embed",
@@ -218,7 +222,11 @@ def _repeated_as_told(input: Tensor, repeats: Tensor, d: int, output_size: int |
         )
     if repeats.numel() not in (1, size):
         raise RuntimeError(f"repeat_interleave: expected 1 or {size} repeats, got {repeats.numel()}")
-    counts = repeats.detach()._array("repeat_interleave with a tensor (a size that depends on values)").reshape(-1)
+    if output_size is not None and state.trace is not None:
+        index = _repeated_positions(repeats._node, size, output_size)
+        taken = gather.take(input._node, [index], [d])
+        return wrap(views.permute(taken, [*range(1, d + 1), 0, *range(d + 1, input.ndim)]))
+    counts = repeats.detach()._array("repeat_interleave with a tensor (a size that depends on values)", "Give output_size").reshape(-1)
     if (counts < 0).any():
         raise RuntimeError("repeat_interleave: repeats must not be negative")
     places = np.repeat(np.arange(size), counts if counts.size == size else int(counts[0]))
@@ -228,6 +236,25 @@ def _repeated_as_told(input: Tensor, repeats: Tensor, d: int, output_size: int |
     return wrap(views.permute(taken, [*range(1, d + 1), 0, *range(d + 1, input.ndim)]))
 
 
+def _repeated_positions(repeats: Node, size: int, output_size: int) -> Node:
+    """For each of output_size positions of the result that of the input, `repeats` having no values yet. Where they do
+    not add up, the program raises IndexError."""
+    counts = views.expand(ew.cast(views.reshape(repeats, (repeats.size,)), dtypes.int64), (size,))
+    ends = gather.scan(counts, "sum")
+    grid = (output_size, size)
+    rows = views.expand(views.reshape(ew.iota(output_size, dtypes.int64), (output_size, 1)), grid)
+    index = reduce("sum", ew.cast(ew.compare("le", views.expand(ends, grid), rows), dtypes.int64), (1,))
+    total = views.expand(reduce("sum", counts, (0,)), (output_size,))
+    lowest = views.expand(reduce("min", counts, (0,)), (output_size,))
+    fits = ew.and_(ew.eq(total, ew.like(total, output_size)), ew.ge(lowest, ew.like(lowest, 0)))
+    message = (
+        f"repeat_interleave: the repeats are negative or do not add up to output_size = {output_size} (at "
+        f"{caller_site()})"
+    )
+    return ew.check_index(ew.where(fits, index, ew.like(index, size)), size, message, negative=False)
+
+
+@autocasts
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors one after another along a dimension; the other sizes must agree."""
     tensors = [x for x in tensors if x.shape != (0,)] or list(tensors)[:1]
@@ -251,6 +278,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 concat = concatenate = cat
 
 
+@autocasts
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new dimension."""
     if not tensors:
@@ -444,7 +472,7 @@ def pad_last(input: Tensor, low: int, high: int) -> Tensor:
     return wrap(views.pad(input._node, [*zeros, low], [*zeros, high]))
 
 
-def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
+def constant_pad(input: Tensor, pad: Sequence[int], value: Any = 0) -> Tensor:
     """torch.nn.functional.pad's layout: (low, high) of the last dimension first."""
     low, high = [0] * input.ndim, [0] * input.ndim
     if len(pad) % 2 or len(pad) // 2 > input.ndim:
@@ -453,7 +481,7 @@ def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
         low[-1 - i], high[-1 - i] = pad[2 * i], pad[2 * i + 1]
     if any(s + a + b < 0 for s, a, b in zip(input.shape, low, high, strict=True)):
         raise RuntimeError(f"pad: {list(pad)} makes a size of {list(input.shape)} negative")
-    if input.dtype.kind != "f":
+    if not input.dtype.is_inexact:
         value = int(value)
     return wrap(views.pad(input._node, low, high, value))
 

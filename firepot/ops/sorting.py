@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node, detach
 from firepot.graph.primitives import elementwise as ew
@@ -220,6 +221,7 @@ def _quantile(
     return wrap(views.reshape(moved, (*((counts,) if q.shape else ()), *shape)))
 
 
+@autocasts
 def quantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -230,11 +232,15 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
+@autocasts
 def nanquantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
     """The q-quantile of the elements that are not NaN."""
     return _quantile("nanquantile", input, q, dim, keepdim, interpolation, True)
+
+
+_SORTED = "Use fp.sort and compare neighbours to keep the size"
 
 
 def unique(
@@ -244,7 +250,7 @@ def unique(
     """The different elements in order. Their number depends on values: not inside fp.jit."""
     if input.dtype is dtypes.bfloat16:
         return _as_float("unique", unique, input, sorted, return_inverse, return_counts, dim)
-    array = input.detach()._array("unique (a size that depends on values)")
+    array = input.detach()._array("unique (a size that depends on values)", _SORTED)
     axis = None if dim is None else axis_of(dim, input.ndim, "unique")
     if axis is not None and array.size == 0 and array.shape and array.shape[axis]:
         raise RuntimeError(f"unique: there are 0-sized dimensions beside the one asked for in {list(input.shape)}")
@@ -270,7 +276,7 @@ def unique_consecutive(
     """The elements (or slices of a dimension) without those equal to the one before: not inside fp.jit."""
     if input.dtype is dtypes.bfloat16:
         return _as_float("unique_consecutive", unique_consecutive, input, return_inverse, return_counts, dim)
-    array = input.detach()._array("unique_consecutive (a size that depends on values)")
+    array = input.detach()._array("unique_consecutive (a size that depends on values)", _SORTED)
     axis = 0 if dim is None else axis_of(dim, input.ndim, "unique_consecutive")
     rows = array.reshape(-1) if dim is None or not input.shape else np.moveaxis(array, axis, 0)
     flat = rows.reshape(rows.shape[0], -1)

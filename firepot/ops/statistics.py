@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import promote
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather as ga
 from firepot.graph.primitives import views
 from firepot.ops import arithmetic, creation, linear, reduction, shape
+from firepot.ops import complex as complex_
 from firepot.ops.broadcast import axis_of
 from firepot.tensor import Tensor, node_of, wrap
 
@@ -59,7 +61,7 @@ def cov(
     if input.dtype is dtypes.bool_:
         raise RuntimeError("cov: bool tensors are not supported")
     x = input if input.ndim == 2 else shape.reshape(input, (1, input.numel()))
-    if x.dtype.kind != "f":
+    if not x.dtype.is_inexact:
         x = wrap(ew.cast(x._node, dtypes.float32))
     count = x.shape[1]
     weights: Tensor | None = None
@@ -87,7 +89,7 @@ def cov(
         else:
             norm = total - correction * reduction.sum(weights * aweights) / total
     centred = x - average
-    right = centred if weights is None else centred * weights
+    right = (centred if weights is None else centred * weights).conj()
     common = promote(centred.dtype, right.dtype)
     centred, right = wrap(ew.cast(centred._node, common)), wrap(ew.cast(right._node, common))
     norm = arithmetic.clamp(norm, min=0) if isinstance(norm, Tensor) else max(norm, 0.0)
@@ -105,6 +107,8 @@ def corrcoef(input: Tensor) -> Tensor:
         return c / c
     deviation = arithmetic.sqrt(shape.diagonal(c))
     scaled = c / shape.unsqueeze(deviation, 1) / shape.unsqueeze(deviation, 0)
+    if c.dtype.is_complex:
+        return complex_.complex(*(arithmetic.clamp(part, -1, 1) for part in (scaled.real, scaled.imag)))
     return arithmetic.clamp(scaled, -1, 1)
 
 
@@ -113,7 +117,7 @@ def corrcoef(input: Tensor) -> Tensor:
 
 def _limits(input: Tensor, low: float, high: float, what: str) -> tuple[float, float]:
     if low == high and input.numel():
-        values = input.detach()._array(what)
+        values = input.detach()._array(f"{what} without a range (which is looked up in the values)", "Give min and max")
         low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise RuntimeError(f"{what}: range of [{low}, {high}] is not finite")
@@ -235,6 +239,7 @@ def _minkowski(difference: Tensor, p: float) -> Tensor:
     return arithmetic.where(zero, total, arithmetic.pow(arithmetic.where(zero, 1.0, total), 1 / p))
 
 
+@autocasts
 def cdist(
     x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
 ) -> Tensor:

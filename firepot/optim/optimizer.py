@@ -15,7 +15,7 @@ from firepot import ops
 from firepot.grad_mode import no_grad
 from firepot.graph import dtypes
 from firepot.graph.node import Node
-from firepot.tensor import Tensor, commit
+from firepot.tensor import Tensor, commit, wrap
 from firepot.tracing import Same, depend_on, on_abandon, outside_trace, state, state_changed
 
 
@@ -153,6 +153,8 @@ class Optimizer:
     [0.75, -0.75]
     """
 
+    found_inf: Tensor | None = None  # bool and 0-d: where it is true, a step changes nothing (amp.GradScaler sets it)
+
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError(
@@ -240,8 +242,12 @@ class Optimizer:
                             self._state[p] = self.initial(p, group)
                         known = self._state[p]
                         on_abandon(partial(self._state.pop, p, None))
-                    before += [(t, t._value) for t in (p, *known.values()) if isinstance(t, Tensor)]
+                    changed = [(t, t._node) for t in (p, *known.values()) if isinstance(t, Tensor)]
+                    before += changed
                     self.update(p, gradient, known, group)
+                    if self.found_inf is not None:
+                        for t, old in changed:
+                            t.copy_(ops.where(self.found_inf, wrap(old), t))
                 depend_on(group.structure, f"a setting of {type(self).__name__}", announced=True)
         depend_on(self._held, f"the state of {type(self).__name__}", announced=True)
         depend_on(self._parameters, f"the parameters of {type(self).__name__}")

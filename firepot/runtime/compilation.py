@@ -21,8 +21,8 @@ from typing import BinaryIO, NamedTuple, cast
 from firepot.runtime import object_code
 from firepot.runtime.object_code import CompileError
 
-# A worker takes about 0.3 s of processor time to start, and a kernel takes 5 to 20 ms.
-_PARALLEL_FROM = 40
+# A worker takes about 0.3 s of processor time to start; LLVM takes about 1.5 s for a million characters.
+_PARALLEL_FROM = 400_000
 _MOST_WORKERS = 7
 
 
@@ -42,18 +42,17 @@ def compile_all(requests: Iterable[Request], count: int, cores: int) -> list[byt
 
     Raises CompileError with the label of a module that LLVM refuses.
     """
+    workers = min(cores - 1, _MOST_WORKERS) if sys.executable else 0
     batch = _Batch()
-    helpers = []
-    if count >= _PARALLEL_FROM and sys.executable:
-        workers = min(cores - 1, _MOST_WORKERS)
-        helpers = [threading.Thread(target=batch.feed_worker, daemon=True) for _ in range(workers)]
+    helpers: list[threading.Thread] = []
+    printed = 0
     try:
-        for helper in helpers:
-            helper.start()
         for number, request in enumerate(requests):
             batch.waiting.put((number, request))
-            if not helpers:
-                batch.compile_next()
+            printed += len(request.text)
+            if printed >= (len(helpers) + 1) * _PARALLEL_FROM and len(helpers) < workers:
+                helpers.append(threading.Thread(target=batch.feed_worker, daemon=True))
+                helpers[-1].start()
         batch.all_printed.set()
         while batch.compile_next():
             pass

@@ -1,6 +1,7 @@
 """From kernels to the addresses of native functions: memory, then disk, then LLVM.
 
     addresses = load(kernels)         # one tuple of function addresses a kernel, in the order of its phases
+    addresses = find(codes)           # the same, of kernels whose code is known to be on disk by its digest
 
 Loaded code stays for the life of the process: programs may run it at any time, worker threads until the very
 end.
@@ -15,10 +16,11 @@ import itertools
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import object_code
@@ -28,8 +30,8 @@ from firepot.runtime.object_code import CompileError
 from firepot.runtime.processor import processor
 
 __all__ = [
-    "CompileError", "Statistics", "assembly", "code_cache", "load", "load_module", "optimised_text",
-    "reset_statistics", "statistics",
+    "Code", "CompileError", "Statistics", "assembly", "code_cache", "digest", "find", "load", "load_module",
+    "optimised_text", "reset_statistics", "source_digest", "statistics", "target_key",
 ]  # fmt: skip
 
 
@@ -42,8 +44,21 @@ class Statistics:
     reused: int = 0
 
 
+class Code(NamedTuple):
+    """Object code of a kernel: its digest, how many functions it has, what to call it in an error."""
+
+    digest: str
+    functions: int
+    label: str
+
+    def exports(self) -> list[str]:
+        """The names under which the functions are linked: no two kernels share one."""
+        return [f"k{self.digest[:24]}_{number}" for number in range(self.functions)]
+
+
+_READ_FROM = time.time() - 2.0  # when the package's sources were read: not before, by all clocks of file systems
 _lock = threading.RLock()
-_addresses: dict[str, tuple[int, ...]] = {}
+_addresses: dict[str, tuple[int, ...]] = {}  # by digest
 _statistics = Statistics()
 
 
@@ -54,11 +69,33 @@ def load(kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
     LLVM's words.
     """
     with _lock:
-        missing = {kernel.key: kernel for kernel in kernels if kernel.key not in _addresses}
+        digests = [digest(kernel) for kernel in kernels]
+        missing = {name: kernel for name, kernel in zip(digests, kernels, strict=True) if name not in _addresses}
         _count(reused=len(kernels) - len(missing))
         if missing:
-            _load_missing(list(missing.values()))
-        return [_addresses[kernel.key] for kernel in kernels]
+            _load_missing(missing)
+        return [_addresses[name] for name in digests]
+
+
+def digest(kernel: Kernel) -> str:
+    """The name of the kernel's code, in memory and on disk: equal for equal code only."""
+    return hashlib.sha256((_target_key() + kernel.key).encode()).hexdigest()
+
+
+def find(codes: Sequence[Code]) -> list[tuple[int, ...]] | None:
+    """What `load` gives, of kernels known by digest only; None where the cache has not all of them any more."""
+    with _lock:
+        missing = {code.digest: code for code in codes if code.digest not in _addresses}
+        objects = []
+        for name in missing:
+            contents = code_cache().load(name)
+            if contents is None:
+                return None
+            objects.append(contents)
+        _count(reused=len(codes) - len(missing), cache_hits=len(missing))
+        if missing:
+            _link(list(missing.values()), objects)
+        return [_addresses[code.digest] for code in codes]
 
 
 def load_module(key: str, text: str, functions: tuple[str, ...]) -> tuple[int, ...]:
@@ -102,52 +139,61 @@ def _count(**more: int) -> None:
     _statistics = replace(_statistics, **{name: getattr(_statistics, name) + number for name, number in more.items()})
 
 
-def _load_missing(kernels: list[Kernel]) -> None:
+def _load_missing(kernels: dict[str, Kernel]) -> None:
+    """Read or compile the kernels, by digest."""
     cache = code_cache()
-    digests = [hashlib.sha256((_target_key() + kernel.key).encode()).hexdigest() for kernel in kernels]
-    objects = [cache.load(digest) for digest in digests]
-    to_compile = [number for number, code in enumerate(objects) if code is None]
+    codes = [Code(name, len(kernel.phases), kernel.label) for name, kernel in kernels.items()]
+    objects = [cache.load(code.digest) for code in codes]
+    to_compile = [number for number, contents in enumerate(objects) if contents is None]
     _count(cache_hits=len(kernels) - len(to_compile), compiled=len(to_compile))
     host = processor()
     requests = (
         Request(
-            kernels[n].label, kernels[n].generate(), _exports(kernels[n], digests[n]),
+            codes[n].label, kernels[codes[n].digest].generate(), _exports(kernels[codes[n].digest], codes[n]),
             host.triple, host.name, host.features,
         )
         for n in to_compile
     )  # fmt: skip
-    for number, code in zip(to_compile, compile_all(requests, len(to_compile), host.cores), strict=True):
-        objects[number] = code
-        cache.store(digests[number], code)
-    _link(kernels, digests, [code for code in objects if code is not None])
+    for number, contents in zip(to_compile, compile_all(requests, len(to_compile), host.cores), strict=True):
+        objects[number] = contents
+        cache.store(codes[number].digest, contents)
+    _link(codes, [contents for contents in objects if contents is not None])
 
 
 @functools.cache
 def _target_key() -> str:
     """What object code depends on besides the kernel's key: the target, and the sources that generate it."""
+    return target_key() + source_digest("graph/*.py", "kernels/**/*.py", "runtime/*.py") + "\n"
+
+
+@functools.cache
+def target_key() -> str:
+    """The processor that code is made for, and the LLVM that makes it."""
     import llvmlite
     import llvmlite.binding as llvm
 
     host = processor()
+    return "\n".join((llvmlite.__version__, str(llvm.llvm_version_info), host.triple, host.name, host.features)) + "\n"
+
+
+def source_digest(*patterns: str) -> str:
+    """A digest of the package's source files of these names.
+
+    Where one was written after this process began to read them, the process may run what no file holds: the digest
+    is one that no other process has.
+    """
     sources = hashlib.sha256()
     package = Path(__file__).parent.parent
-    for pattern in ("graph/*.py", "kernels/**/*.py", "runtime/*.py"):
+    for pattern in patterns:
         for path in sorted(package.glob(pattern)):
             sources.update(path.read_bytes())
-    parts = (
-        llvmlite.__version__,
-        str(llvm.llvm_version_info),
-        host.triple,
-        host.name,
-        host.features,
-        sources.hexdigest(),
-    )
-    return "\n".join(parts) + "\n"
+            if _READ_FROM < path.stat().st_mtime <= time.time():
+                sources.update(os.urandom(16))
+    return sources.hexdigest()
 
 
-def _exports(kernel: Kernel, digest: str) -> dict[str, str]:
-    """The name under which each phase is linked: no two kernels share one."""
-    return {phase: f"k{digest[:24]}_{number}" for number, phase in enumerate(kernel.phases)}
+def _exports(kernel: Kernel, code: Code) -> dict[str, str]:
+    return dict(zip(kernel.phases, code.exports(), strict=True))
 
 
 @functools.cache
@@ -179,26 +225,26 @@ _immortal: list[Any] = []
 _library_numbers = itertools.count()  # a failed link uses up its name too
 
 
-def _link(kernels: list[Kernel], digests: list[str], objects: list[bytes]) -> None:
+def _link(codes: Sequence[Code], objects: Sequence[bytes]) -> None:
     from llvmlite.binding import orcjit
 
     builder = orcjit.JITLibraryBuilder()
-    for kernel, digest, code in zip(kernels, digests, objects, strict=True):
-        builder.add_object_img(code)
-        for name in _exports(kernel, digest).values():
+    for code, contents in zip(codes, objects, strict=True):
+        builder.add_object_img(contents)
+        for name in code.exports():
             builder.export_symbol(name)
     builder.add_current_process()
     try:
         library = builder.link(_linker(), f"kernels{next(_library_numbers)}")
     except RuntimeError as error:
-        labels = ", ".join(kernel.label for kernel in kernels[:8]) + (", …" if len(kernels) > 8 else "")
+        labels = ", ".join(code.label for code in codes[:8]) + (", …" if len(codes) > 8 else "")
         raise CompileError(
             f"cannot link the code of {labels}: {error}. The name that LLVM did not find is on stderr."
         ) from None
     library._dispose = lambda: None
     _immortal.append(library)
-    for kernel, digest in zip(kernels, digests, strict=True):
-        _addresses[kernel.key] = tuple(library[name] for name in _exports(kernel, digest).values())
+    for code in codes:
+        _addresses[code.digest] = tuple(library[name] for name in code.exports())
 
 
 if hasattr(os, "register_at_fork"):

@@ -111,6 +111,7 @@ class Executable:
     arena_bytes: memory for intermediates
     repeatable:  no step overwrites what the program was given, so a run may end half-way and begin again
     frugal:      let an arena go that is larger than this program needs
+    functions:   the native functions of each step; None: the engine is asked for them
 
     Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
     """
@@ -118,6 +119,7 @@ class Executable:
     def __init__(
         self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena, repeatable: bool = False,
         frugal: bool = False,
+        functions: Sequence[tuple[int, ...]] | None = None,
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.bases = bases
@@ -126,7 +128,8 @@ class Executable:
         self.repeatable = repeatable
         self.frugal = frugal
         self._arena = arena
-        functions = engine.load([step.kernel for step in self.steps])
+        if functions is None:
+            functions = engine.load([step.kernel for step in self.steps])
         self._constants = [
             operand.base for step in self.steps for operand in step.operands if isinstance(operand.base, Buffer)
         ]
@@ -190,7 +193,7 @@ class Executable:
             threads.reserve_scratch(self.scratch_bytes)
         return threads
 
-    def _lay_out(self, functions: list[tuple[int, ...]], leave_out: bool) -> tuple[Buffer, list[int]]:
+    def _lay_out(self, functions: Sequence[tuple[int, ...]], leave_out: bool) -> tuple[Buffer, list[int]]:
         """The native program: header, records, slots, operand pointers (see `walker.py`); each record's step.
 
         `leave_out`: without the first phases of prepared steps.

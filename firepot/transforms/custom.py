@@ -21,13 +21,13 @@ def customised(outputs: Sequence[Node], inputs: Sequence[Node], derivative: Deri
         derivative: from the gradient of every output to the gradient of every input (None where there is none);
             linear in its arguments.
 
-    Outputs that are not floating point are returned as they are, without history.
+    Outputs that are neither floating point nor complex are returned as they are, without history.
     """
     values = tuple(detach(o) for o in outputs)
     if not grad_mode.enabled or not any(i.requires_grad for i in inputs):
         return list(values)
     return [
-        apply(_Custom(derivative, n, values), (v, *inputs)) if v.dtype.kind == "f" else v for n, v in enumerate(values)
+        apply(_Custom(derivative, n, values), (v, *inputs)) if v.dtype.is_inexact else v for n, v in enumerate(values)
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from firepot.graph.node import Node, data_primitive, grad_mode, mark_primitive, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
+from firepot.tracing import state
 from firepot.transforms.accumulate import accumulate
 from firepot.transforms.recompute import Copies
 
@@ -49,8 +50,9 @@ def gradients(
     received: dict[Node, list[Node]] = {n: [g] for n, g in cotangents.items() if n in on_path}
     result: dict[Node, Node] = {}
     copies = Copies()
-    before = grad_mode.enabled
-    grad_mode.enabled = create_graph
+    before = grad_mode.enabled, state.autocast
+    # Rules written with operations compute in the dtypes of the forward pass, wherever they run.
+    grad_mode.enabled, state.autocast = create_graph, None
     try:
         for node in reversed(order):
             contributions = received.pop(node, None)
@@ -64,14 +66,25 @@ def gradients(
             if not any(i in on_path for i in node.inputs):
                 continue
             at = copies.of(node, g)
-            for i, gi in zip(node.inputs, at.primitive.vjp(g, at), strict=True):
+            for i, gi in zip(node.inputs, _vjp(at, g), strict=True):
                 if gi is None or i not in on_path:
                     continue
                 assert gi.shape == i.shape, f"{node} gave {gi} as the gradient of {i}"
-                received.setdefault(i, []).append(ew.cast(gi, i.dtype))
+                received.setdefault(i, []).append(ew.as_gradient(gi, i.dtype))
     finally:
-        grad_mode.enabled = before
+        grad_mode.enabled, state.autocast = before
     return result
+
+
+def _vjp(node: Node, g: Node) -> Sequence[Node | None]:
+    """The gradients of a node's inputs by its primitive's rule.
+
+    A gradient is ∂L/∂re + i ∂L/∂im; where y = f(z) has the complex derivative f′, that of z is g times the conjugate of
+    f′, which the rule gives as real analysis has it: g · f′.
+    """
+    if node.dtype.kind != "c" or not node.primitive.holomorphic:
+        return node.primitive.vjp(g, node)
+    return [None if gi is None else ew.conj(gi) for gi in node.primitive.vjp(ew.conj(g), node)]
 
 
 def _refuse_lost_history(order: Sequence[Node]) -> None:

@@ -90,6 +90,8 @@ def to_firepot(value: Any) -> Any:
 def test_unary() -> None:
     results = Results()
     for name in UNARY:
+        if name == "imag":  # of complex arrays only
+            continue
         for dtype in dtypes_of(name):
             for shape in ((3, 4), (), (0, 2)):
                 if name == "round" and dtype in INTEGERS and shape != (3, 4):

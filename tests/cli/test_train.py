@@ -100,6 +100,20 @@ def test_an_interrupted_training_ends_at_the_same_numbers(tmp_path: Path) -> Non
         assert (code, out) == (1, "") and message in err
 
 
+def test_in_bfloat16(tmp_path: Path) -> None:
+    settings = ["train", "--epochs", "1", "--batch-size", "100", "--augment", "none", "--output"]
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        assert main([*settings, str(tmp_path / precision), "--precision", precision]) == 0
+        rows = [json.loads(line) for line in (tmp_path / precision / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    exact, lower = losses
+    assert lower != exact and lower[-1] < 0.8 * lower[0]
+    np.testing.assert_allclose(lower, exact, rtol=0.1)
+    weights = fp.load(tmp_path / "bfloat16" / "checkpoint.safetensors")["model"].values()
+    assert all(t.dtype is not fp.bfloat16 for t in weights)
+
+
 def test_a_lacking_extra_is_told_before_work_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,7 @@ def images(size=16):
 def prepared(jitted):
     """How many steps of the program captured last keep something."""
     *_, traces = jitted._traces.values()
-    return len(traces[-1].executor.program.prepared)
+    return sum(s.prepared for s in traces[-1].executor.executable.steps)
 
 
 def plain(net, x):

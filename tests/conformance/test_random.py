@@ -9,8 +9,8 @@ from conformance import random
 
 
 def test_random_programs_agree_with_pytorch():
-    done, found = random.findings(seed=1000, programs=12)
-    assert done == 12
+    done, found = random.findings(seed=1000, programs=9)
+    assert done == 9
     assert not found, "\n".join(found)
 
 

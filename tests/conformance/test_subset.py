@@ -29,6 +29,34 @@ def test_samples_agree_with_pytorch(database, name):
     assert sum(c["passed"] for c in result["checks"].values()) >= 2
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["where", "gather", "sort", "cat", "einsum", "index_put", "nn.functional.layer_norm", "nn.functional.conv2d"]
+)
+def test_samples_under_vmap_and_jit(database, name):
+    torch.manual_seed(0)
+    result = operators.check(database[name], samples=1, checks=("vmap", "jit"))
+    assert report.passes(result), "\n".join(report.lines(result))
+    assert result["checks"]["vmap"]["passed"] == 3
+    assert result["checks"]["jit"]["passed"] == 1
+
+
+def test_a_call_that_is_not_mapped_right_is_found_out(database):
+    """The comparison can fail: under vmap, the mean of the tensor that a function sees is not that of one example."""
+    tally = operators.Tally()
+    import firepot as fp
+
+    seen = []
+
+    def strange(x, other, **_):
+        seen.append(x)
+        return fp.add(x, other) * (2 if len(seen) % 2 else 1)
+
+    operators._transformed(database["add"], strange, "vmap", 1, tally)
+    assert tally.failed
+    assert "elements differ" in tally.reasons[0]
+
+
 def test_a_wrong_function_is_found_out(database):
     """The runner can fail: sin held against the samples of cos."""
     tally = operators.Tally()

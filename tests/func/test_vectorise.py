@@ -372,3 +372,45 @@ def test_errors():
     fp.eval(w)  # what leaked is nobody's work
     with pytest.raises(RuntimeError, match="traced value was used after"):
         kept[0].sum().item()
+
+
+LINALG = {
+    "inv": (fp.linalg.inv, np.linalg.inv, (3, 3)),
+    "det": (fp.linalg.det, np.linalg.det, (3, 3)),
+    "slogdet": (lambda x: fp.linalg.slogdet(x)[1], lambda x: np.linalg.slogdet(x)[1], (2, 3, 3)),
+    "cholesky": (lambda x: fp.linalg.cholesky(x @ x.mT), lambda x: np.linalg.cholesky(x @ x.swapaxes(-1, -2)), (3, 3)),
+    "eigvalsh": (lambda x: fp.linalg.eigvalsh(x + x.mT), lambda x: np.linalg.eigvalsh(x + x.swapaxes(-1, -2)), (3, 3)),
+    "svdvals": (fp.linalg.svdvals, lambda x: np.linalg.svd(x, compute_uv=False), (2, 4)),
+    "qr": (lambda x: abs(fp.linalg.qr(x)[1]), lambda x: abs(np.linalg.qr(x)[1]), (4, 2)),
+    "pinv": (fp.linalg.pinv, np.linalg.pinv, (2, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LINALG)
+def test_decompositions(name):
+    """One call of LAPACK for all examples, nested too, with derivatives."""
+    ours, theirs, shape = LINALG[name]
+    values = np.random.default_rng(1).standard_normal((2, 4, *shape))
+    x = fp.tensor(values)
+    np.testing.assert_allclose(fp.vmap(ours)(x[0]).numpy(), theirs(values[0]), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fp.vmap(fp.vmap(ours))(x).numpy(), theirs(values), rtol=1e-9, atol=1e-12)
+    mapped = fp.vmap(fp.grad(lambda m: ours(m).sin().sum()))(x[0]).numpy()
+    for k in range(4):
+        np.testing.assert_allclose(mapped[k], fp.grad(lambda m: ours(m).sin().sum())(x[0, k]).numpy(), rtol=1e-7, atol=1e-9)
+
+
+def test_a_system_with_stacks_that_broadcast():
+    """The examples' dimension stands in front of the stack's, whichever of the two has one."""
+    draw = np.random.default_rng(2)
+    a, b, many = draw.standard_normal((4, 3, 3)), draw.standard_normal((5, 3, 2)), draw.standard_normal((4, 3))
+    for left, right, dims, expected in (
+        (a, b, (0, None), np.linalg.solve(a[:, None], b)),
+        (a[0], b, (None, 0), np.linalg.solve(a[0], b)),
+        (a, many, (0, 0), np.linalg.solve(a, many[..., None])[..., 0]),
+    ):
+        found = fp.vmap(fp.linalg.solve, dims)(fp.tensor(left), fp.tensor(right))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+    with pytest.raises(fp.linalg.LinAlgError, match="ingular"):
+        fp.vmap(fp.linalg.inv)(fp.zeros(2, 3, 3))
+    with pytest.raises(fp.TraceError):
+        fp.jit(lambda m: fp.vmap(fp.linalg.inv)(m))(fp.tensor(a))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import firepot as fp
 from firepot import nn
+from firepot.nn import functional as F
 
 
 def flat(value: Any) -> list[Any]:
@@ -198,3 +200,13 @@ def test_there_is_one_device() -> None:
     for call in (lambda: nn.Linear(3, 2).to("cuda"), lambda: nn.Linear(3, 2).to(device="cuda:0")):
         with pytest.raises(RuntimeError, match="'cpu' only, not on 'cuda"):
             call()
+
+
+@pytest.mark.parametrize("name", ["smooth_l1_loss", "huber_loss"])
+def test_losses_of_an_infinite_distance_have_a_gradient(name):
+    """Found by a random program: the branch that is not taken squared the distance."""
+    values = [0.3, -0.4, 5.0, math.inf, 1.0]
+    x, rx = fp.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    getattr(F, name)(x, fp.zeros(5), reduction="sum").backward()
+    getattr(torch.nn.functional, name)(rx, torch.zeros(5), reduction="sum").backward()
+    assert x.grad.tolist() == rx.grad.tolist()

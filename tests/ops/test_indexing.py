@@ -203,3 +203,56 @@ def test_assignment_out_of_range_changes_nothing():
     with pytest.raises(IndexError, match="index 9"):
         y.numpy()
     assert x.tolist() == [0, 1, 2, 3]
+
+
+BACKWARD = [
+    (slice(None, None, -1),), (slice(2, None, -2), slice(None, None, -1)), (..., slice(-2, 0, -3)), (slice(0, 3, -1),),
+    (1, slice(None, None, -1)), (slice(None, None, -3), None, [2, 0]), ([3, 1], slice(None, None, -1), slice(1, 4)),
+    (slice(9, -9, -1), slice(None), slice(None, None, -4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", BACKWARD)
+def test_slices_backward_as_numpy_has_them(index):
+    array = np.arange(60.0).reshape(4, 3, 5)
+    x = fp.tensor(array, requires_grad=True)
+    read = x[index]
+    np.testing.assert_array_equal(read.detach().numpy(), array[index])
+    weight = np.arange(1.0, array[index].size + 1).reshape(array[index].shape)
+    (gradient,) = fp.autograd.grad((read * fp.tensor(weight)).sum(), x)
+    expected = np.zeros_like(array)
+    np.add.at(expected, index, weight)
+    np.testing.assert_array_equal(gradient.numpy(), expected)
+    written, theirs = fp.tensor(array), array.copy()
+    written[index] = fp.tensor(-weight)
+    theirs[index] = -weight
+    np.testing.assert_array_equal(written.numpy(), theirs)
+    written[index] += 1
+    theirs[index] += 1
+    np.testing.assert_array_equal(written.numpy(), theirs)
+
+
+def test_derivatives_of_a_scattered_product_with_zeros():
+    """Positions with no zero, one and two among their factors: the second derivative is not zero where one is."""
+    compared = Comparison()
+    values, index = np.array([2.0, 0.0, 0.0, 3.0]), [0, 1, 1, 2, 2, 2]
+    factors = np.array([1.5, 4.0, -2.0, 0.0, 5.0, 0.5])
+    pairs = [both(v, "float64") for v in (values, factors)]
+    for v in pairs:
+        v[0].requires_grad_(), v[1].requires_grad_()
+    (x, rx), (s, rs) = pairs
+    for first in (True, False):
+        ours = fp.scatter_reduce(x, 0, fp.tensor(index), s, "prod", include_self=first)
+        # PyTorch has no second derivative here; the same products, written out
+        rows = [torch.stack([rx[k] if first or k not in index else torch.ones_like(rx[k]),
+                             *(rs[j] for j, i in enumerate(index) if i == k)]) for k in range(4)]  # fmt: skip
+        theirs = torch.stack([torch.prod(row) for row in rows])
+        weights = np.array([1.0, 2.0, 3.0, 4.0])
+        g = fp.autograd.grad((ours * fp.tensor(weights)).sum(), (x, s), create_graph=True)
+        rg = torch.autograd.grad((theirs * torch.tensor(weights)).sum(), (rx, rs), create_graph=True)
+        h = fp.autograd.grad((g[0] * 2 + g[0].sin()).sum() + (g[1] * g[1]).sum() + g[1].sum(), (x, s))
+        rh = torch.autograd.grad((rg[0] * 2 + rg[0].sin()).sum() + (rg[1] * rg[1]).sum() + rg[1].sum(), (rx, rs))
+        for k in range(2):
+            compared.add(f"first {first} {k}", g[k] + 0, rg[k] + 0)  # not the sign of a zero
+            compared.add(f"second {first} {k}", h[k] + 0, rh[k] + 0)
+    compared.check()

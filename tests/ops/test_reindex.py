@@ -245,7 +245,7 @@ def test_under_jit_and_in_one_kernel():
         a = x.numpy()
         assert np.allclose(rotate(x).numpy(), np.concatenate([-a[:, 4:], a[:, :4]], 1) + a, atol=1e-6)
     (traces,) = rotate._traces.values()
-    assert len(traces[0].executor.program.steps) == 1
+    assert len(traces[0].executor.executable.steps) == 1
 
 
 def test_errors():

@@ -16,6 +16,7 @@ from firepot.graph.index import Index
 from firepot.graph.node import (
     Elementwise,
     Node,
+    Parts,
     Primitive,
     Shape,
     View,
@@ -32,13 +33,19 @@ Rule = Callable[..., Gradients]
 
 
 class Scalar(Elementwise):
-    """An element-wise operation that the loop-level IR has under the name `operation`."""
+    """An element-wise operation that the loop-level IR has under the name `operation`.
+
+    on_parts: for complex operands, from their parts to those of the result (`primitives.complex` gives it)
+    """
+
+    holomorphic = True
 
     def __init__(self, name: str, rule: Rule | None = None, result: DType | None = None) -> None:
         self.name = name
         self.rule = rule
         self.result = result
         self.differentiable = rule is not None
+        self.on_parts: Callable[..., Node | Parts] | None = None
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         shape = inputs[0].shape
@@ -54,6 +61,13 @@ class Scalar(Elementwise):
     def scalar(self, args: tuple[Expr, ...], node: Node) -> Expr:
         return Op(self.name, args, node.dtype)
 
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return self.on_parts is not None
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        assert self.on_parts is not None
+        return self.on_parts(*inputs)
+
 
 class _Constant(Primitive):
     """A 0-d number. params: (value, dtype)."""
@@ -68,8 +82,13 @@ class _Constant(Primitive):
 constant_primitive = _Constant()
 
 
-def constant(value: bool | int | float, dtype: DType) -> Node:
+def constant(value: bool | int | float | complex, dtype: DType) -> Node:
     """A 0-d node with a value known when the program is compiled."""
+    if dtype.kind == "c":
+        value = complex(value)
+        part = dtype.to_real()
+        return complex_(constant(value.real, part), constant(value.imag, part))
+    assert not isinstance(value, complex), f"{value} as {dtype.name}"
     if dtype.kind == "f":
         value = float(value)
         # −0.0 == 0.0 and nan != nan would confuse the table of nodes: the sign and nan are said in the key.
@@ -90,11 +109,11 @@ def constant_value(node: Node) -> bool | int | float | None:
     return node.params[0] if node.primitive is constant_primitive else None
 
 
-def full(shape: Shape, value: bool | int | float, dtype: DType) -> Node:
+def full(shape: Shape, value: bool | int | float | complex, dtype: DType) -> Node:
     return views.expand(constant(value, dtype), shape)
 
 
-def like(x: Node, value: bool | int | float) -> Node:
+def like(x: Node, value: bool | int | float | complex) -> Node:
     """A constant with the shape and dtype of `x`."""
     return full(x.shape, value, x.dtype)
 
@@ -163,7 +182,8 @@ def _pow_rule(g: Node, y: Node, x: Node, p: Node) -> Gradients:
     # b·x^(b−1) is nan·0 at b = 0; the exponent's gradient is 0 at x = 0 where the base dominates.
     zero = like(x, 0)
     dx = where(eq(p, zero), zero, mul(g, mul(p, power(x, sub(p, like(p, 1))))))
-    dp = where(and_(eq(x, zero), ge(p, zero)), zero, mul(g, mul(y, log(x))))
+    growing = ge(real(p), like(real(p), 0))
+    dp = where(and_(eq(x, zero), growing), zero, mul(g, mul(y, log(x))))
     return (dx, dp)
 
 
@@ -236,6 +256,14 @@ def _lift(value: float, x: Node) -> Node:
 
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
+
+def _acosh_slope(x: Node) -> Node:
+    if x.dtype.kind == "c":  # on the branch that acosh takes, also left of the imaginary axis
+        return mul(unary("rsqrt", add(x, like(x, 1))), unary("rsqrt", sub(x, like(x, 1))))
+    return unary("rsqrt", sub(square(x), like(x, 1)))
+
+
+
 _UNARY: dict[str, Rule | None] = {
     "abs": lambda g, y, x: (mul(g, unary("sign", x)),),
     "sign": lambda g, y, x: (None,),
@@ -259,7 +287,7 @@ _UNARY: dict[str, Rule | None] = {
     "cosh": lambda g, y, x: (mul(g, unary("sinh", x)),),
     "tanh": lambda g, y, x: (mul(g, sub(like(y, 1), square(y))),),
     "asinh": lambda g, y, x: (mul(g, unary("rsqrt", add(square(x), like(x, 1)))),),
-    "acosh": lambda g, y, x: (mul(g, unary("rsqrt", sub(square(x), like(x, 1)))),),
+    "acosh": lambda g, y, x: (mul(g, _acosh_slope(x)),),
     "atanh": lambda g, y, x: (div(g, sub(like(x, 1), square(x))),),
     "erf": lambda g, y, x: (mul(g, mul(like(x, _TWO_OVER_SQRT_PI), unary("exp", neg(square(x))))),),
     "erfc": lambda g, y, x: (mul(g, mul(like(x, -_TWO_OVER_SQRT_PI), unary("exp", neg(square(x))))),),
@@ -353,6 +381,15 @@ def where(condition: Node, a: Node, b: Node) -> Node:
     return apply(where_primitive, (condition, a, b))
 
 
+def scalar_primitive(name: str) -> Scalar:
+    """The element-wise operation of that name."""
+    others = {p.name: p for p in (neg_primitive, where_primitive)}
+    return {**_unary, **_binary, **_predicate, **_comparison, **others}[name]
+
+
+for _primitive in (add_primitive, sub_primitive, neg_primitive, where_primitive):
+    _primitive.holomorphic = False  # linear with real coefficients: the rule holds as it stands
+
 # -- dtypes ----------------------------------------------------------------------------------------------------------
 
 
@@ -366,10 +403,23 @@ class _Cast(Elementwise):
 
     def vjp(self, g: Node, node: Node) -> Gradients:
         source = node.inputs[0].dtype
-        return (cast(g, source) if source.kind == "f" and node.dtype.kind == "f" else None,)
+        return (as_gradient(g, source) if source.is_inexact and node.dtype.is_inexact else None,)
 
     def scalar(self, args: tuple[Expr, ...], node: Node) -> Expr:
         return Op("cast", args, node.dtype)
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return True
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        (x,), dtype = inputs, node.dtype
+        if not isinstance(x, Parts):
+            return Parts(cast(x, dtype.to_real()), full(x.shape, 0, dtype.to_real()))
+        if dtype.kind == "c":
+            return Parts(cast(x.real, dtype.to_real()), cast(x.imag, dtype.to_real()))
+        if dtype.kind == "b":
+            return or_(cast(x.real, dtype), cast(x.imag, dtype))
+        return cast(x.real, dtype)
 
 
 class _Bitcast(_Cast):
@@ -377,6 +427,9 @@ class _Bitcast(_Cast):
 
     name = "bitcast"
     differentiable = False
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return False
 
     def scalar(self, args: tuple[Expr, ...], node: Node) -> Expr:
         return Op("bitcast", args, node.dtype)
@@ -387,17 +440,114 @@ bitcast_primitive = _Bitcast()
 
 
 def cast(x: Node, dtype: DType) -> Node:
+    """The elements under another dtype. RuntimeError where imaginary parts would be lost."""
     if x.dtype is dtype:
         return unchanged(x)
+    if x.dtype.kind == "c" and dtype.kind not in "cb":
+        raise RuntimeError(f"{x.dtype.name}{list(x.shape)} as {dtype.name} would lose its imaginary part; take .real")
     if x.primitive is constant_primitive:
         value = x.params[0]
-        if dtype.kind == "f" or (isinstance(value, int) and -128 <= value < 128 and dtype.kind != "u"):
+        if dtype.is_inexact or (isinstance(value, int) and -128 <= value < 128 and dtype.kind != "u"):
             return constant(value, dtype)
     return apply(cast_primitive, (x,), (dtype,))
 
 
+def as_gradient(g: Node, dtype: DType) -> Node:
+    """A gradient under the dtype of what it belongs to: of real numbers the real part."""
+    return cast(g if dtype.kind == "c" else real(g), dtype)
+
+
 def bitcast(x: Node, dtype: DType) -> Node:
     return x if x.dtype is dtype else apply(bitcast_primitive, (x,), (dtype,))
+
+
+# -- complex numbers -------------------------------------------------------------------------------------------------
+#
+# What the operations above do with them stands in `primitives.complex`. A gradient is ∂L/∂re + i ∂L/∂im, as in PyTorch.
+
+
+class _Complex(Elementwise):
+    """The complex number of a real and an imaginary part."""
+
+    name = "complex"
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, inputs[0].dtype.to_complex()
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        return real(g), imag(g)
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        re, im = inputs
+        assert isinstance(re, Node) and isinstance(im, Node)
+        return Parts(re, im)
+
+
+class _Part(Elementwise):
+    """The real part of a complex number, or the imaginary one."""
+
+    def __init__(self, name: str, which: int) -> None:
+        self.name = name
+        self.which = which
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        return inputs[0].shape, inputs[0].dtype.to_real()
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        zero = like(g, 0)
+        return (complex_(zero, g) if self.which else complex_(g, zero),)
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return True
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        part: Node = inputs[0][self.which]  # type: ignore[index]
+        return part
+
+
+class _Conjugate(Elementwise):
+    """The complex conjugate."""
+
+    name = "conj"
+
+    def vjp(self, g: Node, node: Node) -> Gradients:
+        return (conj(g),)
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return True
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        (x,) = inputs
+        assert isinstance(x, Parts)
+        return Parts(x.real, neg(x.imag))
+
+
+complex_primitive = _Complex()
+real_primitive = _Part("real", 0)
+imag_primitive = _Part("imag", 1)
+conj_primitive = _Conjugate()
+
+
+def complex_(re: Node, im: Node) -> Node:
+    """re + i·im, of float32 or float64 parts."""
+    return apply(complex_primitive, (re, im))
+
+
+def real(x: Node) -> Node:
+    """The real part; real numbers as they are."""
+    return apply(real_primitive, (x,)) if x.dtype.kind == "c" else unchanged(x)
+
+
+def imag(x: Node) -> Node:
+    """The imaginary part; of real numbers 0."""
+    return apply(imag_primitive, (x,)) if x.dtype.kind == "c" else like(x, 0)
+
+
+def conj(x: Node) -> Node:
+    """The complex conjugate; real numbers as they are."""
+    if x.primitive is conj_primitive and x.inputs and x.inputs[0].requires_grad == x.requires_grad:
+        return unchanged(x.inputs[0])
+    return apply(conj_primitive, (x,)) if x.dtype.kind == "c" else unchanged(x)
 
 
 # -- indices and random bits -----------------------------------------------------------------------------------------
@@ -441,22 +591,18 @@ class CheckSites:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[Any, ...], int] = {}
-        self._messages: list[tuple[int, str, bool]] = []
 
     def number(self, check: tuple[Any, ...]) -> int:
         """Of the params of a check_index."""
-        found = self._numbers.get(check)
-        if found is None:
-            found = self._numbers[check] = len(self._messages)
-            self._messages.append((check[0], check[1], check[2]))
-        return found
+        return self._numbers.setdefault(check, len(self._numbers))
 
-    def error(self, site: int, value: int) -> BadIndex:
-        """What to raise for the number and the value that a kernel reported."""
-        size, message, negative = self._messages[site]
-        if not negative and value < -size:
-            value += size
-        return BadIndex(message.format(index=value), self._messages[site])
+
+def bad_index(check: tuple[int, str, bool], value: int) -> BadIndex:
+    """What to raise for the value that a kernel reported under the number of this check."""
+    size, message, negative = check
+    if not negative and value < -size:
+        value += size
+    return BadIndex(message.format(index=value), check)
 
 
 check_sites = CheckSites()

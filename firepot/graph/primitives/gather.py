@@ -8,9 +8,9 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Opaque, Primitive, Shape, apply, grad_mode
+from firepot.graph.node import Batching, Node, Opaque, Parts, Primitive, Shape, apply, grad_mode
+from firepot.graph.primitives import complex, views
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
 from firepot.graph.primitives.reduce import reduce
 
 Gradients = Sequence[Node | None]
@@ -24,6 +24,7 @@ class Take(Primitive):
     """
 
     name = "take"
+    partwise = True
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         axes = params[0]
@@ -56,6 +57,10 @@ class Scatter(Opaque):
     """
 
     name = "scatter"
+    partwise = True
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return params[1] in ("set", "add")
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return inputs[0].shape, inputs[0].dtype
@@ -111,15 +116,19 @@ def _product_gradients(g: Node, node: Node) -> tuple[Node, Node]:
     zeros = scatter(ew.cast(zero_x, x.dtype), ew.cast(zero_u, x.dtype), indices, axes, "add")
     plain_x, plain_u = ew.where(zero_x, ew.like(x, 1), x), ew.where(zero_u, ew.like(updates, 1), updates)
     rest = scatter(plain_x, plain_u, indices, axes, "prod")  # of the elements that are not zero
+    # The zeros themselves, for the second derivative: where one other is zero the product is so, but not its slope.
+    nought_x, nought_u = ew.where(zero_x, x, ew.like(x, 0)), ew.where(zero_u, updates, ew.like(updates, 0))
+    noughts = scatter(nought_x, nought_u, indices, axes, "add")
 
-    def own(weight: Node, count: Node, product: Node, zero: Node, value: Node) -> Node:
-        none, one = ew.eq(count, ew.like(count, 0)), ew.eq(count, ew.like(count, 1))
-        others = ew.where(none, ew.div(product, value), ew.where(ew.and_(zero, one), product, ew.like(product, 0)))
-        return ew.mul(weight, others)
+    def own(weight: Node, zeros: Node, product: Node, noughts: Node, zero: Node, plain: Node, nought: Node) -> Node:
+        others = ew.sub(zeros, ew.cast(zero, zeros.dtype))  # how many of the others are zero
+        product = ew.div(product, plain)
+        once = ew.where(ew.eq(others, ew.like(others, 1)), ew.mul(product, ew.sub(noughts, nought)), ew.like(product, 0))
+        return ew.mul(weight, ew.where(ew.eq(others, ew.like(others, 0)), product, once))
 
-    there = [take(n, indices, axes) for n in (g, zeros, rest)]
-    by_updates = own(there[0], there[1], there[2], zero_u, plain_u)
-    return own(g, zeros, rest, zero_x, plain_x), by_updates
+    g_u, zeros_u, rest_u, noughts_u = (take(n, indices, axes) for n in (g, zeros, rest, noughts))
+    by_updates = own(g_u, zeros_u, rest_u, noughts_u, zero_u, plain_u, nought_u)
+    return own(g, zeros, rest, noughts, zero_x, plain_x, nought_x), by_updates
 
 
 def _last_writers(node: Node) -> Node:
@@ -169,6 +178,25 @@ class _Scan(Opaque):
     argmax, argmin (the last position of a tie, as torch.cummax)."""
 
     name = "scan"
+    partwise = True
+    holomorphic = True
+
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return params[0] in ("sum", "prod")
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        if node.params[0] == "sum":
+            return super().parts(node, inputs)
+        # Products of 2, 4, 8, … numbers up to each position.
+        (x,) = inputs
+        assert isinstance(x, Parts)
+        n, step, last = node.shape[-1], 1, len(node.shape) - 1
+        while step < n:
+            low, high = (*(0,) * last, step), (*(0,) * last, -step)
+            before = Parts(views.pad(x.real, low, high, 1), views.pad(x.imag, low, high, 0))
+            x = complex.product(before, x)
+            step *= 2
+        return x
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         dtype = dtypes.int64 if params[0].startswith("arg") else inputs[0].dtype

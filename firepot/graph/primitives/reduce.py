@@ -7,9 +7,9 @@ from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Primitive, Shape, apply, grad_mode, unchanged
+from firepot.graph.node import Batching, Node, Parts, Primitive, Shape, apply, grad_mode, unchanged
+from firepot.graph.primitives import complex, views
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
 
 Gradients = Sequence[Node | None]
 
@@ -24,6 +24,8 @@ class Reduce(Primitive):
         self.name = combine
         self.combine = combine
         self.differentiable = combine in ("sum", "prod", "max", "min")
+        self.partwise = combine == "sum"
+        self.holomorphic = combine == "prod"
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         axes = params[0]
@@ -40,8 +42,42 @@ class Reduce(Primitive):
         count = reduce("sum", ew.cast(hit, x.dtype), axes)  # ties share the gradient, as torch.amax
         return (ew.where(hit, ew.div(spread, restore(count, x.shape, axes)), ew.like(x, 0)),)
 
+    def takes_complex(self, params: tuple[Any, ...]) -> bool:
+        return self.combine in ("sum", "prod")
+
+    def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
+        if self.combine == "sum":
+            return super().parts(node, inputs)
+        (x,) = inputs
+        assert isinstance(x, Parts)
+        return _product(Parts(*(_rows(part, node.params[0]) for part in x)))
+
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         return reduce(self.combine, inputs[0], tuple(d + 1 for d in node.params[0]))
+
+
+def _rows(x: Node, axes: tuple[int, ...]) -> Node:
+    """`axes` as one dimension, the last."""
+    order = [d for d in range(len(x.shape)) if d not in axes] + list(axes)
+    moved = views.permute(x, order)
+    kept = moved.shape[: len(order) - len(axes)]
+    return views.reshape(moved, (*kept, views.size_of(moved.shape[len(kept) :])))
+
+
+def _product(x: Parts) -> Parts:
+    """The product of complex numbers along the last dimension, halves with halves."""
+    shape = x.real.shape[:-1]
+
+    def piece(start: int, length: int) -> Parts:
+        return Parts(*(views.slice_(p, (*(0 for _ in shape), start), (*shape, length)) for p in x))
+
+    while (n := x.real.shape[-1]) > 1:
+        a, b, rest = piece(0, n // 2), piece(n // 2, n // 2), piece(n // 2 * 2, n % 2)
+        both = complex.product(a, b)
+        x = Parts(*(views.concatenate(p, len(shape)) for p in zip(both, rest, strict=True))) if n % 2 else both
+    if n == 0:
+        return Parts(ew.full(shape, 1, x.real.dtype), ew.full(shape, 0, x.real.dtype))
+    return Parts(views.reshape(x.real, shape), views.reshape(x.imag, shape))
 
 
 def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
@@ -61,18 +97,17 @@ def _differentiable_product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
     """The same in a form that has derivatives of its own also at zeros: the product before times that behind."""
     from firepot.graph.primitives.gather import scan
 
-    order = [d for d in range(len(x.shape)) if d not in axes] + list(axes)
-    moved = views.permute(x, order)
-    kept = moved.shape[: len(order) - len(axes)]
-    rows = views.reshape(moved, (*kept, views.size_of(moved.shape[len(kept) :])))
-    n, last = rows.shape[-1], len(kept)
+    rows = _rows(x, axes)
+    kept, n, last = rows.shape[:-1], rows.shape[-1], len(rows.shape) - 1
 
     def before(row: Node) -> Node:
         part = views.slice_(scan(row, "prod"), (0,) * (last + 1), (*kept, max(n - 1, 0)))
         return views.concatenate([ew.full((*kept, min(n, 1)), 1, row.dtype), part], last)
 
     behind = views.flip(before(views.flip(rows, (last,))), (last,))
-    return views.permute(views.reshape(ew.mul(before(rows), behind), moved.shape), views.inverse(order))
+    order = [d for d in range(len(x.shape)) if d not in axes] + list(axes)
+    moved = tuple(x.shape[d] for d in order)
+    return views.permute(views.reshape(ew.mul(before(rows), behind), moved), views.inverse(order))
 
 
 def restore(x: Node, shape: Shape, axes: Sequence[int]) -> Node:

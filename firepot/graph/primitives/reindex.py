@@ -56,6 +56,7 @@ class _Reindex(View):
     """params: (shape, positions, fill): an Index over the axes of the result for each dimension of the input."""
 
     name = "reindex"
+    filling = 2
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return params[0], inputs[0].dtype
@@ -88,10 +89,6 @@ class _Reindex(View):
             if low < 0 or high >= size:
                 conditions.append((p, size))
         return inner, tuple(conditions)
-
-    def fill(self, node: Node) -> Number:
-        value: Number = node.params[2]
-        return value
 
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         shape, positions, fill = node.params

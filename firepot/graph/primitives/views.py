@@ -157,6 +157,7 @@ class _Pad(View):
     """A border of one value; negative widths crop. params: (low, high, value) with a width for each dimension."""
 
     name = "pad"
+    filling = 2
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         low, high, _ = params
@@ -174,10 +175,6 @@ class _Pad(View):
         )
         return inner, conditions
 
-    def fill(self, node: Node) -> bool | int | float:
-        value: bool | int | float = node.params[2]
-        return value
-
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         low, high, value = node.params
         return pad(inputs[0], (0, *low), (0, *high), value)
@@ -186,7 +183,7 @@ class _Pad(View):
 pad_primitive = _Pad()
 
 
-def pad(x: Node, low: Sequence[int], high: Sequence[int], value: bool | int | float = 0) -> Node:
+def pad(x: Node, low: Sequence[int], high: Sequence[int], value: complex = 0) -> Node:
     if not any(low) and not any(high):
         return unchanged(x)
     return apply(pad_primitive, (x,), (tuple(low), tuple(high), value))
@@ -325,6 +322,7 @@ class _Windows(View):
     """params: (out, kernel, stride, dilation, padding, value)."""
 
     name = "windows"
+    filling = 5
 
     def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
         return inputs[0].shape[: -len(params[0])] + params[0] + params[1], inputs[0].dtype
@@ -353,10 +351,6 @@ class _Windows(View):
             if low < 0 or high >= node.inputs[0].shape[batch + d]:
                 conditions.append((s, node.inputs[0].shape[batch + d]))
         return tuple(inner), tuple(conditions)
-
-    def fill(self, node: Node) -> bool | int | float:
-        value: bool | int | float = node.params[5]
-        return value
 
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         return apply(self, inputs, node.params)

@@ -6,8 +6,8 @@
     pointwise    weight gradient of 1×1
     weight       weight gradient of everything else
 
-Activations are channels-last where speed matters; every other layout, and float16 and bfloat16, are converted
-on a copy.
+Activations are channels-last where speed matters; every other layout is converted on a copy, and so are float16 and
+bfloat16 where sums are direct, unless the processor has dot-product instructions for them (dots.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from firepot.kernels.llvm import (
     convolution_pointwise,
     convolution_weight,
     convolution_winograd,
+    dots,
 )
 from firepot.kernels.llvm.convolution_depthwise import Depthwise
 from firepot.kernels.llvm.convolution_direct import Direct
@@ -33,6 +34,8 @@ from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 __all__ = ["Convolution", "lower", "result_lane"]
 
 _SERIAL = 1 << 15  # products below which waking the other threads costs more than it saves
+# Operations of direct sums in 1e-9 s on one core; gradients of weights are handed over one by one.
+_RATE, _DOT_RATE, _DOT_WEIGHT_RATE = 105, 200, 150
 _LABELS = {"forward": "convolve", "input_grad": "convolve_input_grad", "weight_grad": "convolve_weight_grad"}
 
 
@@ -58,6 +61,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         parallel=c.products >= _SERIAL,
         flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,
+        rate=1 if isinstance(plan, (Depthwise, Winograd, WinogradWeight)) else plan.numbers,
         aliases=following.aliases if following else frozenset(),
     )
 
@@ -76,11 +80,28 @@ def _plan(c: Convolution, processor: Any) -> _Plan:
     lanes = processor.vector_bytes // c.accumulate.size
     if convolution_depthwise.applies(c):
         return Depthwise.of(c, lanes)
-    if convolution_winograd.applies(c):
+    numbers = _numbers(c, processor)
+    rate = _RATE if numbers == 1 else _DOT_WEIGHT_RATE if c.mode == "weight_grad" else _DOT_RATE
+    if convolution_winograd.applies(c, rate):
         kind = WinogradWeight if c.mode == "weight_grad" else Winograd
         return kind.of(c, lanes, processor.vector_registers)
     if convolution_pointwise.applies(c):
-        return PointwiseWeight.of(c, lanes, processor.vector_registers)
+        # Longer lines waste less where a word of positions must not reach from one to the next.
+        c = convolution_weight.flattened(c) if numbers > 1 else c
+        return PointwiseWeight.of(c, lanes, processor.vector_registers, numbers)
     if c.mode == "weight_grad":
-        return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers)
-    return Direct.of(c, lanes, processor.vector_registers)
+        return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers, numbers)
+    return Direct.of(c, lanes, processor.vector_registers, numbers)
+
+
+def _numbers(c: Convolution, processor: Any) -> int:
+    """How many numbers dot-product instructions take at once.
+
+    Words of channels must not reach from group to group, and those of positions are made of channels-last activations.
+    """
+    numbers = dots.numbers_of_a_word(c.dtype, c.accumulate, processor)
+    if c.mode == "weight_grad":
+        return numbers if c.first_strides[1] == c.second_strides[1] == 1 else 1
+    if numbers == 4 and c.mode != "forward":
+        return 1
+    return numbers if c.groups == 1 or c.source_channels // c.groups % numbers == 0 else 1

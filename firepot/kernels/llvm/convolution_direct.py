@@ -4,6 +4,9 @@ Both are one algorithm, for each sweep of the form (convolution_form.py): rows o
 result positions, columns are result channels, and the sum runs over the taps that lie inside and over the channels
 of the source. Weights are packed into panels first. Positions are taken a cache-sized block at a time, and all
 panels go over one block before the next.
+
+Where the processor has dot-product instructions for the dtype (dots.py), neighbouring channels of the source lie
+together in words, and so do the weights that belong to them.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ import functools
 import math
 from dataclasses import dataclass
 
+from firepot.graph.dtypes import DType
+from firepot.kernels.llvm import dots
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
 from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
 from firepot.kernels.llvm.epilogue import Epilogue
-from firepot.kernels.llvm.expression import load_element, memory_type, register_type
+from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.matmul import workspace
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
+from firepot.kernels.llvm.word_panels import Filter
 
 _BLOCK_BYTES = 192 << 10  # of the source, that all panels go over
 _TASKS = 64  # wanted for an even share among threads
@@ -35,13 +41,14 @@ class Direct:
     tile: TileShape
     sweeps: list[Sweep]
     source: Source
-    inner: int  # numbers summed over in one group for each tap
+    inner: int  # elements summed over in one group for each tap
     outer: int  # result channels of one group
     merged: bool  # whether the taps of a row count as channels, which follow each other in memory
     gathered: bool  # whether a block's positions are copied first: far apart, they would meet in one set of the cache
+    numbers: int  # in an element; more than one are a word
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int) -> Direct:
+    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1) -> Direct:
         all_sweeps = sweeps(c)
         inner, outer = c.source_channels // c.groups, c.result_channels // c.groups
         width = max((s.count[2] for s in all_sweeps), default=1)
@@ -53,16 +60,27 @@ class Direct:
         bordered = merged or any(not _edges_fit(s, tile.rows, c.source_size[2]) for s in all_sweeps)
         place = source(
             c, all_sweeps, c.source_channels, c.source_size, c.first_strides, bordered=bordered,
-            copied=(merged and c.first_strides[4] != inner) or (bordered and overrun > 0),
-            slack=tile.rows * max((s.stride[2] for s in all_sweeps), default=1),
+            copied=(merged and c.first_strides[4] != -(-inner // numbers) * numbers) or (bordered and overrun > 0)
+            or numbers == 4, numbers=numbers, slack=tile.rows * max((s.stride[2] for s in all_sweeps), default=1),
         )  # fmt: skip
+        inner = -(-inner // numbers)
         if merged:
             inner *= c.kernel[2]
         gathered = (
             c.kernel == (1, 1, 1) and c.padding == (0, 0, 0) and c.groups == 1 and not place.copied
             and place.strides[3] * max(s.stride[2] for s in all_sweeps) >= _CLOSE
         )  # fmt: skip
-        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered)
+        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers)
+
+    @property
+    def element(self) -> str:
+        """The type of what is read of the source and of packed weights, as large as an accumulator."""
+        return register_type(self.c.accumulate) if self.numbers == 1 else dots.WORD
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the source is 128 too large; a panel of weights then begins with what the sums are to begin with."""
+        return self.numbers == 4
 
     @property
     def panels(self) -> int:
@@ -75,7 +93,7 @@ class Direct:
     @property
     def weight_panel(self) -> int:
         """Elements of a panel of packed weights: [tap][inner channel][columns], every sweep's taps in turn."""
-        return sum(self.taps_of(s) for s in self.sweeps) * self.inner * self.tile.columns
+        return (sum(self.taps_of(s) for s in self.sweeps) * self.inner + self.shifted) * self.tile.columns
 
     @property
     def weight_bytes(self) -> int:
@@ -131,8 +149,7 @@ class Direct:
             _pack_weights(b, self)
             zeros = b.offset(workspace(b), self.weight_bytes)
             with b.when(b.compare("eq", b.arg("thread"), 0)), b.loop(0, self.inner) as i:
-                type = register_type(self.c.accumulate)
-                b.store(b.constant(0, type), b.element(zeros, type, i))
+                b.store(b.constant(0, self.element), b.element(zeros, self.element, i))
             if self.source.copied:
                 copy(
                     b,
@@ -176,7 +193,7 @@ def _edges_fit(sweep: Sweep, rows: int, size: int) -> bool:
 
 
 def _pack_weights(b: Builder, plan: Direct) -> None:
-    """Weights into [group][panel][tap][inner channel][columns]; what lies beyond the last channel is never used."""
+    """Weights into [group][panel][tap][element of inner channels][columns]; what lies beyond the last channel is never used."""
     c, tile = plan.c, plan.tile
     o_stride, i_stride, *k_strides = c.second_strides
     # w is (O, C/groups, kernel): the result channel is O forward, C/groups backward.
@@ -189,55 +206,66 @@ def _pack_weights(b: Builder, plan: Direct) -> None:
         return
     offsets = [sum(k * s for k, s in zip(tap, k_strides, strict=True)) for tap in taps]
     table = b.module.constant_array("weight_taps", "i64", offsets)
-    source, target = b.operand(1), workspace(b)
-    element, type = memory_type(c.dtype), register_type(c.accumulate)
+    source = b.operand(1)
     channels = c.source_channels // c.groups
     lanes = tile.lanes
-    # One vector of result channels at a time; its lanes by a transpose where neighbouring inner channels are close.
-    square = inner_stride == 1 and len(taps) == 1 and lanes > 1 and channels >= lanes
+    # One vector of result channels at a time.
     start, stop = b.share(c.groups * plan.panels * tile.vectors)
     with b.loop(start, stop) as task:
         v, rest = b.urem(task, tile.vectors), b.udiv(task, tile.vectors)
         panel, group = b.urem(rest, plan.panels), b.udiv(rest, plan.panels)
         first = b.add(b.mul(panel, tile.columns), b.mul(v, lanes))
         origin = b.mul(group, group_stride)
-        place = b.add(b.mul(rest, plan.weight_panel), b.mul(v, lanes))
+        target = b.element(workspace(b), plan.element, b.add(b.mul(rest, plan.weight_panel), b.mul(v, lanes)))
         exists = [b.compare("slt", b.add(first, i), plan.outer) for i in range(lanes)]
         lines = [
             b.add(origin, b.mul(b.select(exists[i], b.add(first, i), b.index(0)), outer_stride)) for i in range(lanes)
         ]
-        whole = channels // lanes * lanes if square else 0
-        if whole:
-            offset = b.index(offsets[0])
-            with b.loop(0, whole, lanes) as channel:
-                rows = [
-                    load_element(
-                        b,
-                        b.element(source, element, b.add(b.add(line, offset), channel)),
-                        c.dtype,
-                        lanes,
-                        None,
-                    )
-                    for line in lines
-                ]
-                for i, column in enumerate(transpose(b, rows)):
-                    where = b.add(place, b.mul(b.add(channel, i), tile.columns))
-                    b.store(column, b.element(target, type, where))
-        contiguous = outer_stride == 1
+        words = b.element(target, plan.element, tile.columns) if plan.shifted else target
         mask = lane_mask(b, first, plan.outer, lanes)
-        with b.loop(whole, channels) as channel, b.loop(0, len(taps)) as t:
-            offset = b.add(b.load(b.element(table, "i64", t), "i64"), b.mul(channel, inner_stride))
-            where = b.add(place, b.mul(b.add(b.mul(t, channels), channel), tile.columns))
-            for i in range(1 if contiguous else lanes):
-                there = b.element(source, element, b.add(lines[i], offset))
-                value = load_element(b, there, c.dtype, lanes if contiguous else 1, mask if contiguous else None)
-                b.store(value, b.element(target, type, b.add(where, i)))
+        taken = Filter(
+            source, c.dtype, plan.numbers, lines, outer_stride == 1, mask, inner_stride, offsets, table, channels, words,
+            tile.columns,
+        )  # fmt: skip
+        if plan.numbers == 1:
+            _pack_numbers(b, taken, c.accumulate)
+        else:
+            taken.pack(b)
+        if plan.shifted:
+            b.store(b.mul(taken.sum(b), -128), target)
+
+
+def _pack_numbers(b: Builder, f: Filter, accumulate: DType) -> None:
+    """A vector of result channels in the accumulator's dtype, by a transpose where neighbouring inner channels are close."""
+    element, type = memory_type(f.dtype), register_type(accumulate)
+    lanes = len(f.lines)
+    whole = 0
+    if f.inner_stride == 1 and len(f.offsets) == 1 and lanes > 1:
+        whole = f.channels // lanes * lanes
+        with b.loop(0, whole, lanes) as channel:
+            rows = [
+                load_as(
+                    b, b.element(f.source, element, b.add(b.add(line, f.offsets[0]), channel)), f.dtype, accumulate,
+                    lanes, None,
+                )
+                for line in f.lines
+            ]
+            for i, column in enumerate(transpose(b, rows)):
+                b.store(column, b.element(f.target, type, b.mul(b.add(channel, i), f.columns)))
+    mask = f.mask if f.contiguous else None
+    with b.loop(whole, f.channels) as channel, b.loop(0, len(f.offsets)) as t:
+        offset = b.add(b.load(b.element(f.table, "i64", t), "i64"), b.mul(channel, f.inner_stride))
+        where = b.mul(b.add(b.mul(t, f.channels), channel), f.columns)
+        for i in range(1 if f.contiguous else lanes):
+            there = b.element(f.source, element, b.add(f.lines[i], offset))
+            value = load_as(b, there, f.dtype, accumulate, lanes if f.contiguous else 1, mask)
+            b.store(value, b.element(f.target, type, b.add(where, i)))
 
 
 def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: Epilogue) -> None:
     """This thread's tiles of one sweep: [group][block of rows][panel][row][tile of the row]."""
     c, tile, s = plan.c, plan.tile, plan.source
-    type = register_type(c.accumulate)
+    type = plan.element
     base = workspace(b)
     zeros = b.offset(base, plan.weight_bytes)
     activation = b.offset(zeros, plan.zeros_bytes) if s.copied else b.operand(0)
@@ -245,7 +273,7 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
     per_block = plan.rows_per_block(sweep)
     rows = c.batch * depth * height
     blocks = math.ceil(rows / per_block)
-    accumulators = Accumulators(b, tile, c.accumulate)
+    accumulators = Accumulators(b, tile, c.accumulate, plan.numbers)
     gathered = plan.gathered and math.prod(t.count for t in sweep.taps) > 0
     wide = -(-width // tile.rows) * tile.rows  # gathered positions of a row
     start, stop = b.share(c.groups * blocks * plan.panels)
@@ -255,7 +283,8 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
         low = b.mul(block, per_block)
         high = b.intrinsic("llvm.umin", "i64", b.add(low, per_block), b.index(rows))
         weights = b.mul(b.add(b.mul(group, plan.panels), panel), plan.weight_panel)
-        weights = b.element(base, type, b.add(weights, taps_before * plan.inner * tile.columns))
+        panel_begin = b.element(base, type, weights)
+        weights = b.element(panel_begin, type, (taps_before * plan.inner + plan.shifted) * tile.columns)
         if gathered:
             with b.when(b.or_(b.compare("eq", task, start), b.compare("eq", panel, 0))):
                 _gather(b, plan, sweep, activation, low, high, wide)
@@ -271,7 +300,7 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
             corner = s.origin + sum(t.offset * k for t, k in zip(sweep.taps, s.strides[1:], strict=True))
             origin = b.add(b.add(dot((n, z, y), steps, b), corner), b.mul(group, plan.inner))
             with b.loop(0, width, tile.rows) as first:
-                accumulators.clear(b)
+                accumulators.begin(b, panel_begin if plan.shifted else None)
                 if gathered:
                     position = b.add(b.mul(b.sub(row, low), wide), first)
                     line = b.element(b.arg("scratch"), type, b.mul(position, plan.gathered_step))
@@ -287,8 +316,8 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
 
 def _gather(b: Builder, plan: Direct, sweep: Sweep, activation: Value, low: Value, high: Value, wide: int) -> None:
     """Copy the positions that a block of results reads into this thread's memory."""
-    c, s, lanes = plan.c, plan.source, plan.tile.lanes
-    type = register_type(c.accumulate)
+    s, lanes = plan.source, plan.tile.lanes
+    type = plan.element
     depth, height, width = sweep.count
     whole = plan.inner // lanes * lanes
     with b.loop(low, high) as row:
@@ -312,8 +341,8 @@ def _tile(
     ranges: list[tuple[Value, Value]], first: Value,
 ) -> None:  # fmt: skip
     """Sum one tile over the taps that lie inside and over all channels."""
-    c, tile, s = plan.c, plan.tile, plan.source
-    type = register_type(c.accumulate)
+    tile, s = plan.tile, plan.source
+    type = plan.element
     columns = Taps(1, 0, 0, 0, 0) if plan.merged else sweep.taps[2]
     edges = [] if s.copied or plan.gathered else _edge_rows(sweep, tile.rows, s.size[2])
     step = plan.gathered_step if plan.gathered else sweep.stride[2] * s.strides[3]
@@ -331,7 +360,7 @@ def _tile(
         with b.loop(0, plan.inner, unroll=4) as channel:
             vectors = [
                 b.load(b.element(b.element(panel, type, b.mul(channel, tile.columns)), type, v * tile.lanes),
-                       accumulators.type)
+                       vector(type, tile.lanes))
                 for v in range(tile.vectors)
             ]  # fmt: skip
             numbers = b.element(pixels, type, channel)

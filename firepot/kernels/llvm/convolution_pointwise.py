@@ -3,7 +3,8 @@
 dw[o, c] = Σ_p g[p, o] · x[p, c]. Both activations are long and thin: they are packed into panels a chunk of positions
 at a time, so that the packed chunk stays in the shared cache and the register tile reads two streams. The sums wait in
 the workspace from chunk to chunk. Where there are few tiles, positions are summed in several parts, whatever the number
-of threads.
+of threads. Where the processor has dot-product instructions for the dtype (dots.py), two neighbouring positions of a
+line are packed as one, an odd line's last with a zero.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from firepot.kernels.llvm import dots
 from firepot.kernels.llvm.builder import KERNEL_PARAMETERS, Builder, Module, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Five
 from firepot.kernels.llvm.convolution_source import round_up
@@ -51,17 +53,28 @@ class PointwiseWeight:
     tile: TileShape
     chunk_lines: int  # lines of positions (n, z, y) that are packed together
     parts: int  # sums over a part of a chunk's positions each
+    numbers: int  # positions in a packed one
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int) -> PointwiseWeight:
+    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1) -> PointwiseWeight:
         tile = choose_tile(c.out_channels, c.in_channels, lanes, registers)
         tiles = math.ceil(c.out_channels / tile.rows) * math.ceil(c.in_channels / tile.columns)
-        plan = PointwiseWeight(c, tile, 1, 1)
-        lines, per_line = plan.lines, c.output_size[2] * (plan.g_width + plan.x_width) * c.accumulate.size
+        plan = PointwiseWeight(c, tile, 1, 1, numbers)
+        lines, per_line = plan.lines, plan.width * (plan.g_width + plan.x_width) * c.accumulate.size
         chunks = math.ceil(lines * per_line / _CHUNK_BYTES)
         chunk = math.ceil(lines / min(chunks, lines))
         parts = 1 if tiles >= _TASKS else min(_MOST_PARTS, math.ceil(_TASKS / tiles), chunk)
-        return PointwiseWeight(c, tile, chunk, parts)
+        return PointwiseWeight(c, tile, chunk, parts, numbers)
+
+    @property
+    def element(self) -> str:
+        """The type of packed numbers, as large as an accumulator."""
+        return register_type(self.c.accumulate) if self.numbers == 1 else dots.WORD
+
+    @property
+    def width(self) -> int:
+        """Packed positions of a line."""
+        return -(-self.c.output_size[2] // self.numbers)
 
     @property
     def lines(self) -> int:
@@ -73,8 +86,8 @@ class PointwiseWeight:
 
     @property
     def chunk(self) -> int:
-        """Positions of a chunk."""
-        return self.chunk_lines * self.c.output_size[2]
+        """Packed positions of a chunk."""
+        return self.chunk_lines * self.width
 
     @property
     def row_panels(self) -> int:
@@ -156,14 +169,14 @@ class PointwiseWeight:
 def _pack(b: Builder, plan: PointwiseWeight) -> None:
     """Lines from `first` to `last` of both activations into [panel][position][channels of the panel]."""
     c, tile = plan.c, plan.tile
-    depth, height, width = c.output_size
+    depth, height, _ = c.output_size
     packed_g, packed_x, _ = plan.places(b)
     start, stop = b.share(b.sub(b.arg("last"), b.arg("first")))
     with b.loop(start, stop) as own:
         line = b.add(b.arg("first"), own)
         y, rest = b.urem(line, height), b.udiv(line, height)
         place = (b.udiv(rest, depth), b.urem(rest, depth), y)
-        position = b.mul(own, width)
+        position = b.mul(own, plan.width)
         _pack_line(b, plan, b.operand(1), c.second_strides, (1, 1, 1), place, position, packed_g, tile.rows, c.out_channels)
         _pack_line(b, plan, b.operand(0), c.first_strides, c.stride, place, position, packed_x, tile.columns, c.in_channels)
 
@@ -173,32 +186,44 @@ def _pack_line(
     place: tuple[Value, Value, Value], position: Value, target: Value, count: int, channels: int,
 ) -> None:  # fmt: skip
     c, lanes = plan.c, plan.tile.lanes
-    element, type = memory_type(c.dtype), register_type(c.accumulate)
+    element, type = memory_type(c.dtype), plan.element
     n, z, y = place
     origin = b.add(b.add(b.mul(n, strides[0]), b.mul(z, strides[2] * step[0])), b.mul(y, strides[3] * step[1]))
     panels = math.ceil(channels / count)
+    whole_words = c.output_size[2] // plan.numbers
+
+    def load(place: Value, mask: Value | None, positions: int) -> Value:
+        """`lanes` channels at one position, or at two neighbouring ones."""
+        if plan.numbers == 1:
+            return load_element(b, b.element(source, element, place), c.dtype, lanes, mask)
+        at = [b.add(place, j * strides[4] * step[2]) for j in range(positions)]
+        return dots.join(b, [dots.load_numbers(b, source, c.dtype, p, lanes, mask) for p in at])
 
     def panel(number: Value, left: int) -> None:
         """Positions of the line: `left` channels of one panel."""
         first = b.add(origin, b.mul(number, count))
         own = b.element(target, type, b.mul(b.add(b.mul(number, plan.chunk), position), count))
-        with b.loop(0, c.output_size[2], unroll=2) as x:
-            here = b.add(first, b.mul(x, strides[4] * step[2]))
-            there = b.element(own, type, b.mul(x, count))
-            for i in range(0, count, lanes):
-                width = min(lanes, count - i)  # stored, of which `exist` are channels
-                exist = max(0, min(width, left - i))
-                wide = vector(type, lanes)
-                if exist:
-                    mask = None if exist == lanes else b.tail_mask(b.index(exist), lanes)
-                    value = load_element(b, b.element(source, element, b.add(here, i)), c.dtype, lanes, mask)
-                else:
-                    value = b.constant(0, wide)
-                to = b.element(there, type, i)
-                if width == lanes:
-                    b.store(value, to)
-                else:
-                    b.masked_store(value, to, b.tail_mask(b.index(width), lanes))
+        with b.loop(0, whole_words, unroll=2) as x:
+            pack(x, first, own, left, plan.numbers)
+        if whole_words < plan.width:
+            pack(b.index(whole_words), first, own, left, c.output_size[2] % plan.numbers)
+
+    def pack(x: Value, first: Value, own: Value, left: int, positions: int) -> None:
+        here = b.add(first, b.mul(x, strides[4] * step[2] * plan.numbers))
+        there = b.element(own, type, b.mul(x, count))
+        for i in range(0, count, lanes):
+            width = min(lanes, count - i)  # stored, of which `exist` are channels
+            exist = max(0, min(width, left - i))
+            if exist:
+                mask = None if exist == lanes else b.tail_mask(b.index(exist), lanes)
+                value = load(b.add(here, i), mask, positions)
+            else:
+                value = b.constant(0, vector(type, lanes))
+            to = b.element(there, type, i)
+            if width == lanes:
+                b.store(value, to)
+            else:
+                b.masked_store(value, to, b.tail_mask(b.index(width), lanes))
 
     whole = channels // count
     if whole:
@@ -213,8 +238,9 @@ def _multiply(b: Builder, plan: PointwiseWeight, epilogue: Epilogue) -> None:
     c, tile = plan.c, plan.tile
     type = register_type(c.accumulate)
     packed_g, packed_x, sums = plan.places(b)
-    positions = b.mul(b.sub(b.arg("last"), b.arg("first")), c.output_size[2])
-    accumulators = Accumulators(b, tile, c.accumulate)
+    positions = b.mul(b.sub(b.arg("last"), b.arg("first")), plan.width)
+    element = plan.element
+    accumulators = Accumulators(b, tile, c.accumulate, plan.numbers)
     start, stop = b.share(plan.parts * plan.tiles)
     blocks = math.ceil(math.ceil(plan.chunk / plan.parts) / plan.block)
     with b.loop(0, blocks) as block, b.loop(start, stop) as task:
@@ -234,15 +260,15 @@ def _multiply(b: Builder, plan: PointwiseWeight, epilogue: Epilogue) -> None:
             with b.when(b.compare("ne", b.add(block, b.arg("first")), 0)):
                 for r, v, place in places:
                     accumulators.set(b, r, v, b.load(place, accumulators.type))
-        left = b.element(packed_g, type, b.mul(b.mul(row_panel, plan.chunk), tile.rows))
-        right = b.element(packed_x, type, b.mul(b.mul(column_panel, plan.chunk), tile.columns))
+        left = b.element(packed_g, element, b.mul(b.mul(row_panel, plan.chunk), tile.rows))
+        right = b.element(packed_x, element, b.mul(b.mul(column_panel, plan.chunk), tile.columns))
         with b.loop(low, high, unroll=4) as k:
-            line = b.element(right, type, b.mul(k, tile.columns))
-            vectors = [b.load(b.element(line, type, v * tile.lanes), accumulators.type) for v in range(tile.vectors)]
-            numbers = b.element(left, type, b.mul(k, tile.rows))
-            accumulators.step(
-                b, [functools.partial(b.load, b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
-            )
+            line = b.element(right, element, b.mul(k, tile.columns))
+            wide = vector(element, tile.lanes)
+            vectors = [b.load(b.element(line, element, v * tile.lanes), wide) for v in range(tile.vectors)]
+            numbers = b.element(left, element, b.mul(k, tile.rows))
+            rows = [b.element(numbers, element, r) for r in range(tile.rows)]
+            accumulators.step(b, [functools.partial(b.load, row, element) for row in rows], vectors)
         if plan.kept:
             for r, v, place in places:
                 b.store(accumulators.get(b, r, v), place)

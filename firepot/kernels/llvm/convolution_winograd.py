@@ -5,6 +5,8 @@ source; 36 matrix products [tiles × channels] · [channels × result channels];
 tiles goes through the products and the way back within the cache, where its size allows the way in too.
 
 Weight gradient: the tiles of both activations are transformed, 36 products sum over tiles, one transform gives 3×3.
+
+float16 and bfloat16 become float32 as they are read, and everything else is done in float32.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import math
 from dataclasses import dataclass, replace
 
 from firepot.graph import dtypes
+from firepot.graph.dtypes import DType
 from firepot.kernels.llvm.builder import KERNEL_PARAMETERS, Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.convolution_filtering import (
     FROM_FILTER,
@@ -33,7 +36,7 @@ from firepot.kernels.llvm.convolution_filtering import (
 from firepot.kernels.llvm.convolution_form import Convolution, Five, Triple
 from firepot.kernels.llvm.convolution_source import round_up
 from firepot.kernels.llvm.epilogue import Epilogue
-from firepot.kernels.llvm.expression import load_element
+from firepot.kernels.llvm.expression import from_memory, load_element, memory_type
 from firepot.kernels.llvm.matmul import workspace
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask
 
@@ -46,18 +49,21 @@ _FINISHED = 16  # input channels whose weights are handed over together
 _WORTH = 0.9  # of the direct sum's time, estimated
 
 
-def applies(c: Convolution) -> bool:
-    """Whether minimal filtering computes this convolution, and faster than direct sums do."""
+def applies(c: Convolution, direct_rate: float = 105) -> bool:
+    """Whether minimal filtering computes this convolution, and faster than direct sums do.
+
+    direct_rate: operations of direct sums in 1e-9 s on one core.
+    """
     possible = (
         c.winograd and c.groups == 1 and c.kernel == (1, TAPS, TAPS) and c.stride == (1, 1, 1)
-        and c.dilation == (1, 1, 1) and c.padding[0] == 0 and c.dtype is c.accumulate is dtypes.float32
+        and c.dilation == (1, 1, 1) and c.padding[0] == 0 and c.accumulate is dtypes.float32
         and max(c.padding) < TAPS and c.input_size[0] == c.output_size[0]
         and c.first_strides[1] == 1 and (c.mode != "weight_grad" or c.second_strides[1] == 1)
     )  # fmt: skip
     if not possible or min(c.in_channels, c.out_channels) < 16:
         return False
     # Operations and bytes at the rates of one core, in a time unit of 1e-9 s.
-    direct = 2 * c.products / 105
+    direct = 2 * c.products / direct_rate
     channels, products = c.in_channels + c.out_channels, c.in_channels * c.out_channels
     tiles = Tiling.of(c).tiles
     moved = 2 * 4 * PRODUCTS * (tiles * channels + products)
@@ -97,11 +103,11 @@ def _row_width(channels: int, lanes: int) -> int:
 
 
 def _transform_tile(
-    b: Builder, matrix: Matrix, source: Value, strides: Five, size: Triple, place: tuple[Value, Value, Value, Value],
-    channels: int, zeros: Value, target: Value, spacing: int, lanes: int,
+    b: Builder, matrix: Matrix, source: Value, dtype: DType, strides: Five, size: Triple,
+    place: tuple[Value, Value, Value, Value], channels: int, zeros: Value, target: Value, spacing: int, lanes: int,
 ) -> None:  # fmt: skip
     """Transform all channels of one tile, whose first position is `place`: target[point · spacing + channel]."""
-    wide = vector("float", lanes)
+    element = memory_type(dtype)
     count = len(matrix[0])
     n, z, first_y, first_x = place
     plane = b.add(b.mul(n, strides[0]), b.mul(z, strides[2]))
@@ -116,17 +122,16 @@ def _transform_tile(
     for row, row_exists in rows:
         line = b.add(plane, row)
         for column, column_exists in columns:
-            there = b.element(source, "float", b.add(line, column))
+            there = b.element(source, element, b.add(line, column))
             places.append(b.select(b.and_(row_exists, column_exists), there, zeros))
     with b.loop(0, channels, lanes) as channel:
         mask = lane_mask(b, channel, channels, lanes)
-        values = [load_element(b, b.element(p, "float", channel), dtypes.float32, lanes, mask) for p in places]
+        values = [load_element(b, b.element(p, element, channel), dtype, lanes, mask) for p in places]
         square = [values[i * count : (i + 1) * count] for i in range(count)]
         points = both_ways(b, to_points, matrix, square)
         own = b.element(target, "float", channel)
         for k, value in enumerate(v for line in points for v in line):
             b.store(value, b.element(own, "float", k * spacing))
-    assert values[0].type == wide
 
 
 def _multiply_tile(
@@ -282,7 +287,7 @@ def _transform_weights(b: Builder, plan: Winograd) -> None:
     """Weights into [point][panel][source channel][columns]."""
     c, tile = plan.c, plan.tile
     lanes = tile.lanes
-    wide = vector("float", lanes)
+    element = memory_type(c.dtype)
     o_stride, i_stride, _, y_stride, x_stride = c.second_strides
     turned = c.mode == "input_grad"
     outer_stride, inner_stride = (i_stride, o_stride) if turned else (o_stride, i_stride)
@@ -297,17 +302,17 @@ def _transform_weights(b: Builder, plan: Winograd) -> None:
         for i in range(lanes):
             # Lanes beyond the last channel repeat it; what comes of them is never stored.
             outer = b.intrinsic("llvm.umin", "i64", b.add(first, i), b.index(c.result_channels - 1))
-            lines.append(b.element(source, "float", b.add(origin, b.mul(outer, outer_stride))))
+            lines.append(b.element(source, element, b.add(origin, b.mul(outer, outer_stride))))
         square = []
         for y in range(TAPS):
             row = []
             for x in range(TAPS):
                 ky, kx = (TAPS - 1 - y, TAPS - 1 - x) if turned else (y, x)
-                value = Value("poison", wide)
+                value = Value("poison", vector(element, lanes))
                 for i, line in enumerate(lines):
-                    place = b.element(line, "float", ky * y_stride + kx * x_stride)
-                    value = b.insert(value, b.load(place, "float"), i)
-                row.append(value)
+                    place = b.element(line, element, ky * y_stride + kx * x_stride)
+                    value = b.insert(value, b.load(place, element), i)
+                row.append(from_memory(b, value, c.dtype))
             square.append(row)
         place = b.add(b.mul(panel, plan.weight_panel), b.add(b.mul(channel, tile.columns), b.mul(v, lanes)))
         own = b.element(target, "float", place)
@@ -323,7 +328,7 @@ def _transform_source(b: Builder, plan: Winograd, tile: Value, target: Value) ->
     n, z, y, x = plan.tiling.place(b, tile)
     place = (n, z, b.sub(y, low[0]), b.sub(x, low[1]))
     _transform_tile(
-        b, TO_INPUT, b.operand(0), c.first_strides, c.source_size, place, c.source_channels, zeros, target,
+        b, TO_INPUT, b.operand(0), c.dtype, c.first_strides, c.source_size, place, c.source_channels, zeros, target,
         plan.source_spacing, plan.tile.lanes,
     )  # fmt: skip
 
@@ -517,12 +522,12 @@ def _transform_both(b: Builder, plan: WinogradWeight) -> None:
         shifted = (n, z, b.sub(y, c.padding[1]), b.sub(x, c.padding[2]))
         own = b.element(source, "float", b.mul(t, plan.source_row))
         _transform_tile(
-            b, TO_INPUT, b.operand(0), c.first_strides, c.input_size, shifted, c.in_channels, zeros, own,
+            b, TO_INPUT, b.operand(0), c.dtype, c.first_strides, c.input_size, shifted, c.in_channels, zeros, own,
             plan.source_spacing, lanes,
         )  # fmt: skip
         own = b.element(gradient, "float", b.mul(t, plan.gradient_row))
         _transform_tile(
-            b, TO_GRADIENT, b.operand(1), c.second_strides, c.output_size, place, c.out_channels, zeros, own,
+            b, TO_GRADIENT, b.operand(1), c.dtype, c.second_strides, c.output_size, place, c.out_channels, zeros, own,
             plan.gradient_spacing, lanes,
         )  # fmt: skip
 

@@ -33,6 +33,14 @@ def load_element(b: Builder, pointer: Value, dtype: DType, lanes: int, mask: Val
     return from_memory(b, raw, dtype)
 
 
+def load_as(b: Builder, pointer: Value, dtype: DType, wide: DType, lanes: int, mask: Value | None) -> Value:
+    """`lanes` consecutive elements, integers widened to the integers that their products are summed in."""
+    value = load_element(b, pointer, dtype, lanes, mask)
+    if dtype.is_integer and dtype.size < wide.size:
+        value = b.convert("sext" if dtype.is_signed else "zext", value, vector(register_type(wide), lanes))
+    return value
+
+
 def from_memory(b: Builder, raw: Value, dtype: DType) -> Value:
     if dtype is dtypes.bool_:
         return b.compare("ne", raw, 0)

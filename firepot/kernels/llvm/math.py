@@ -31,6 +31,9 @@ def emit(b: Builder, name: str, args: Sequence[Value]) -> Value:
         return _sigmoid(b, x)
     if name == "erfinv":
         return _erfinv(b, x)
+    if name in ("digamma", "lgamma") and x.element == "float":  # near their roots, terms of float32 would cancel
+        wide = b.convert("fpext", x, vector("double", x.lanes))
+        return b.convert("fptrunc", emit(b, name, [wide]), x.type)
     if name == "digamma":
         return _digamma(b, x)
     looped = special.emit(b, name, args)
@@ -66,7 +69,8 @@ _LOG = (0.3333333118522398, -0.2499998899490846, 0.20000708892696215, -0.1666848
         -0.12410865688945531, 0.11661834647013276, -0.11572749953780867, 0.07150792723573932)  # fmt: skip
 _TANH = (-0.3333333315606361, 0.1333330096828655, -0.05395862445040693, 0.021763635012771725, -0.008326405587705858,
          0.0022727078908256143)  # fmt: skip
-_ERF = (1.1283791670623609, -0.3761263847599021, 0.11283782622047818, -0.02686543830972932, 0.005221053410387764,
+# erf(x) / x − 1: the one is added last, which costs less rounding
+_ERF = (0.1283791670623609, -0.3761263847599021, 0.11283782622047818, -0.02686543830972932, 0.005221053410387764,
         -0.0008484396519676439, 0.00011268253670489013, -9.673590170065557e-06)  # fmt: skip
 # log(erfc(x)) on 1 … 4.2
 _LOG_ERFC = (0.00042998231269906264, -1.1307392570474333, -0.6308233411068955, -0.1112033194425433,
@@ -166,11 +170,11 @@ def tanh(b: Builder, x: Value) -> Value:
 
 
 def erf(b: Builder, x: Value) -> Value:
-    """x P(x²) near zero, 1 − exp(log erfc |x|) elsewhere."""
+    """x + x P(x²) near zero, 1 − exp(log erfc |x|) elsewhere."""
     type = x.type
     size = b.intrinsic("llvm.fabs", type, x)
     square = b.mul(x, x)
-    near = b.mul(x, polynomial(b, square, _ERF))
+    near = b.fma(x, polynomial(b, square, _ERF), x)
     clamped = smaller(b, b.constant(4.2, type), size)
     far = b.sub(b.constant(1.0, type), exp(b, polynomial(b, clamped, _LOG_ERFC)))
     far = b.intrinsic("llvm.copysign", type, far, x)
@@ -178,9 +182,14 @@ def erf(b: Builder, x: Value) -> Value:
 
 
 def _sigmoid(b: Builder, x: Value) -> Value:
-    e = emit(b, "exp", [b.fneg(x)])
-    one = b.constant(1.0, x.type)
-    return b.fdiv(one, b.add(one, e))
+    """With e = exp(−|x|), which does not overflow, and q = e / (1 + e): 1 − q, and below zero q as e − e q, where the
+    rounding of 1 + e hardly counts."""
+    type = x.type
+    e = emit(b, "exp", [b.fneg(b.intrinsic("llvm.fabs", type, x))])
+    one = b.constant(1.0, type)
+    q = b.fdiv(e, b.add(one, e))
+    below = b.compare("olt", x, b.constant(0.0, type))
+    return b.select(below, b.fma(b.fneg(e), q, e), b.sub(one, q))
 
 
 _FLOAT: dict[str, Callable[[Builder, Value], Value]] = {"exp": exp, "log": log, "tanh": tanh, "erf": erf}
@@ -228,9 +237,9 @@ def _digamma(b: Builder, x: Value) -> Value:
         y = b.select(low, b.add(y, c(1.0)), y)
     inverse = b.fdiv(c(1.0), y)
     square = b.mul(inverse, inverse)
-    series = polynomial(b, square, (0.0, -1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132))
+    series = polynomial(b, square, (0.0, -1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132, 691 / 32760, -1 / 12))
     value = b.add(b.add(emit(b, "log", [y]), b.mul(inverse, c(-0.5))), b.add(series, shift))
-    angle = b.mul(c(math.pi), b.sub(x, b.intrinsic("llvm.floor", type, x)))
+    angle = b.mul(c(math.pi), b.sub(x, b.intrinsic("llvm.rint", type, x)))  # exact for tiny x, unlike from the floor
     tangent = _by_lane(b, "tan", [angle])
     value = b.select(negative, b.sub(value, b.fdiv(c(math.pi), tangent)), value)
     pole = b.and_(negative, b.compare("oeq", x, b.intrinsic("llvm.floor", type, x)))

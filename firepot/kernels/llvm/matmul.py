@@ -1,8 +1,9 @@
 """Batched matrix products: packed panels around a register tile.
 
 Both operands are packed into panels that the tile reads in order, whatever their strides: y as [panel][k][columns],
-x as [panel][k][rows]. Packing converts half precision to float32, so the tile sees one dtype. For long k the work is
-blocked, so that a panel of y stays in the second-level cache; partial results wait in the workspace.
+x as [panel][k][rows]. Packing converts half precision to float32, so the tile sees one dtype; where the processor has
+dot-product instructions for the dtype, it makes words of several numbers along k (dots.py), and k counts words. For
+long k the work is blocked, so that a panel of y stays in the second-level cache; partial results wait in the workspace.
 
 After the analysis of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
 """
@@ -16,11 +17,11 @@ from typing import Any
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.kernel import Kernel
-from firepot.kernels.llvm import matmul_rows
+from firepot.kernels.llvm import dots, matmul_rows, word_panels
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
-from firepot.kernels.llvm.expression import load_element, memory_type, register_type
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
+from firepot.kernels.llvm.expression import load_as, memory_type, register_type
+from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
 
 _K_BLOCK = 1024
 _SERIAL = 1 << 15  # multiply-adds below which one thread does all
@@ -47,6 +48,27 @@ class _Plan:
     x_batches: int  # 1 where all batches share x
     y_batches: int
     direct_y: bool  # read y where it lies
+    numbers: int  # along k in an element of a panel
+
+    @property
+    def depth(self) -> int:
+        """Elements of a panel's row or column."""
+        return math.ceil(self.d.k / self.numbers)
+
+    @property
+    def element(self) -> str:
+        """The type of a panel's elements, as large as an accumulator."""
+        return register_type(self.d.accumulate) if self.numbers == 1 else dots.WORD
+
+    @property
+    def shifted(self) -> bool:
+        """Whether packed x is 128 too large; each panel of y then begins with what the sums are to begin with."""
+        return self.numbers == 4
+
+    @property
+    def y_panel(self) -> int:
+        """Elements of a panel of y."""
+        return (self.depth + self.shifted) * self.tile.columns
 
     @property
     def row_panels(self) -> int:
@@ -58,18 +80,18 @@ class _Plan:
 
     @property
     def k_blocks(self) -> int:
-        return 1 if self.d.k <= 2 * _K_BLOCK else math.ceil(self.d.k / _K_BLOCK)
+        return 1 if self.depth <= 2 * _K_BLOCK else math.ceil(self.depth / _K_BLOCK)
 
     @property
     def x_bytes(self) -> int:
-        elements = self.x_batches * self.row_panels * self.d.k * self.tile.rows
+        elements = self.x_batches * self.row_panels * self.depth * self.tile.rows
         return -(-elements * self.d.accumulate.size // 64) * 64 + 64
 
     @property
     def y_bytes(self) -> int:
         if self.direct_y:
             return 0
-        elements = self.y_batches * self.column_panels * self.d.k * self.tile.columns
+        elements = self.y_batches * self.column_panels * self.y_panel
         return -(-elements * self.d.accumulate.size // 64) * 64
 
     @property
@@ -88,14 +110,15 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
     lanes = processor.vector_bytes // d.accumulate.size
     tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
-    direct = d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
-    plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct)
+    numbers = dots.numbers_of_a_word(d.dtype, d.accumulate, processor)
+    direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
+    plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct, numbers)
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
     size = plan.x_bytes + plan.y_bytes + plan.partial_bytes
-    columns = f"columns of {d} in {tile} after {plan.x_bytes}"
+    columns = f"columns of {d} by {numbers} in {tile} after {plan.x_bytes}"
     packing = ("pack_rows",) if direct else ("pack_columns", "pack_rows")
     return Kernel(
-        key=f"matmul {processor.vector_bytes} {d} {epilogue.key}",
+        key=f"matmul {processor.vector_bytes} {numbers} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
         phases=(*packing, *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
@@ -107,7 +130,8 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
         parallel=work >= _SERIAL,
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
-        + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),
+        + (following.bytes if following else (d.accumulate if d.dtype.is_integer else d.dtype).size * d.batch * d.m * d.n),
+        rate=numbers,
         aliases=following.aliases if following else frozenset(),
     )
 
@@ -121,7 +145,7 @@ def _generate(plan: _Plan, epilogue: Epilogue) -> str:
         _pack_rows(b, plan)
     if plan.k_blocks == 1:
         with module.kernel("multiply0") as b:
-            _multiply(b, plan, epilogue, b.index(0), plan.d.k, first=True, last=True)
+            _multiply(b, plan, epilogue, b.index(0), plan.depth, first=True, last=True)
     else:
         final = plan.k_blocks - 1
         with module.kernel("multiply0") as b:
@@ -129,7 +153,7 @@ def _generate(plan: _Plan, epilogue: Epilogue) -> str:
             with b.loop(0, final) as block:
                 _multiply(b, plan, epilogue, b.mul(block, _K_BLOCK), _K_BLOCK, first=False, last=False)
         with module.kernel("multiply1") as b:
-            rest = plan.d.k - final * _K_BLOCK
+            rest = plan.depth - final * _K_BLOCK
             _multiply(b, plan, epilogue, b.index(final * _K_BLOCK), rest, first=False, last=True)
     return str(module)
 
@@ -144,11 +168,8 @@ def _pack_rows(b: Builder, plan: _Plan) -> None:
         batch, panel = b.udiv(task, plan.row_panels), b.urem(task, plan.row_panels)
         first = b.mul(panel, tile.rows)
         origin = b.add(b.mul(batch, d.x_strides[0]), b.mul(first, d.x_strides[1]))
-        target = b.element(packed, register_type(d.accumulate), b.mul(task, d.k * tile.rows))
-        pack_panel(
-            b, x, d.dtype, tile.lanes, origin, target, count=tile.rows, depth=d.k, across=d.x_strides[1],
-            along=d.x_strides[2], first=first, total=d.m,
-        )  # fmt: skip
+        target = b.element(packed, plan.element, b.mul(task, plan.depth * tile.rows))
+        _pack(b, plan, x, origin, target, tile.rows, d.x_strides[1], d.x_strides[2], first, d.m, plan.shifted)
 
 
 def _pack_columns(b: Builder, plan: _Plan) -> None:
@@ -161,10 +182,27 @@ def _pack_columns(b: Builder, plan: _Plan) -> None:
         batch, panel = b.udiv(task, plan.column_panels), b.urem(task, plan.column_panels)
         first = b.mul(panel, tile.columns)
         origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(first, d.y_strides[2]))
-        target = b.element(packed, register_type(d.accumulate), b.mul(task, d.k * tile.columns))
+        target = b.element(packed, plan.element, b.mul(task, plan.y_panel))
+        words = b.element(target, plan.element, tile.columns) if plan.shifted else target
+        _pack(b, plan, y, origin, words, tile.columns, d.y_strides[2], d.y_strides[1], first, d.n, False)
+        if plan.shifted:
+            word_panels.begin_shifted(b, words, target, tile.columns, plan.depth)
+
+
+def _pack(
+    b: Builder, plan: _Plan, source: Value, origin: Value, target: Value, count: int, across: int, along: int,
+    first: Value, total: int, shifted: bool,
+) -> None:  # fmt: skip
+    d = plan.d
+    if plan.numbers > 1:
+        word_panels.pack_panel(
+            b, source, d.dtype, plan.numbers, origin, target, count=count, depth=d.k, across=across, along=along,
+            first=first, total=total, shifted=shifted,
+        )  # fmt: skip
+    else:
         pack_panel(
-            b, y, d.dtype, tile.lanes, origin, target, count=tile.columns, depth=d.k, across=d.y_strides[2],
-            along=d.y_strides[1], first=first, total=d.n,
+            b, source, d.dtype, plan.tile.lanes, origin, target, count=count, depth=d.k, across=across, along=along,
+            first=first, total=total, wide=d.accumulate,
         )  # fmt: skip
 
 
@@ -175,14 +213,16 @@ def workspace(b: Builder) -> Value:
 
 def pack_panel(
     b: Builder, source: Value, dtype: DType, lanes: int, origin: Value, target: Value, count: int, depth: int,
-    across: int, along: int, first: Value, total: int,
+    across: int, along: int, first: Value, total: int, wide: DType | None = None,
 ) -> None:  # fmt: skip
     """One panel: target[k · count + i] = source[origin + i · across + k · along] for k < depth.
 
-    Where first + i ≥ total, what is written is unspecified but finite if the source is. Half precision becomes float32.
+    Where first + i ≥ total, what is written is unspecified but finite if the source is. Half precision becomes float32,
+    integers become `wide`.
     """
     element = memory_type(dtype)
-    type = register_type(dtype)
+    wide = wide or dtype
+    type = register_type(wide)
     pieces = range(0, count, lanes)
     if across == 1:  # copy rows of `count`
         with b.loop(0, depth) as k:
@@ -192,9 +232,9 @@ def pack_panel(
                 mask = b.compare("slt", b.lane_numbers(lanes), b.splat(limit, lanes)) if lanes > 1 else None
                 place = b.element(source, element, b.add(b.add(origin, i), b.mul(k, along)))
                 if lanes > 1:
-                    value = load_element(b, place, dtype, lanes, _narrow(b, mask, width, lanes))
+                    value = load_as(b, place, dtype, wide, lanes, _narrow(b, mask, width, lanes))
                 else:
-                    value = load_element(b, b.element(source, element, b.add(origin, b.mul(k, along))), dtype, 1, None)
+                    value = load_as(b, b.element(source, element, b.add(origin, b.mul(k, along))), dtype, wide, 1, None)
                 _store_packed(b, value, b.element(target, type, b.add(b.mul(k, count), i)), width, lanes)
         return
     whole = depth // lanes * lanes if along == 1 and lanes > 1 else 0
@@ -209,7 +249,7 @@ def pack_panel(
                         continue
                     row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
                     place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), k)
-                    rows.append(load_element(b, b.element(source, element, place), dtype, lanes, None))
+                    rows.append(load_as(b, b.element(source, element, place), dtype, wide, lanes, None))
                 for step, column in enumerate(transpose(b, rows)):
                     place = b.element(target, type, b.add(b.mul(b.add(k, step), count), i))
                     _store_packed(b, column, place, width, lanes)
@@ -217,7 +257,7 @@ def pack_panel(
             for r in range(width):
                 row = b.intrinsic("llvm.umin", "i64", b.add(first, i + r), b.index(total - 1))
                 place = b.add(b.add(origin, b.mul(b.sub(row, first), across)), b.mul(k, along))
-                value = load_element(b, b.element(source, element, place), dtype, 1, None)
+                value = load_as(b, b.element(source, element, place), dtype, wide, 1, None)
                 b.store(value, b.element(target, type, b.add(b.mul(k, count), i + r)))
 
 
@@ -244,11 +284,12 @@ def _multiply(
     """This thread's tiles over one block of k: [batch][column panel][row panel], rows innermost."""
     d, tile = plan.d, plan.tile
     type = register_type(d.accumulate)
+    element = plan.element
     base = workspace(b)
     packed_x = base
     packed_y = b.offset(base, plan.x_bytes)
     partials = b.offset(base, plan.x_bytes + plan.y_bytes)
-    accumulators = Accumulators(b, tile, d.accumulate)
+    accumulators = Accumulators(b, tile, d.accumulate, plan.numbers)
     start, stop = b.share(d.batch * plan.column_panels * plan.row_panels)
     with b.loop(start, stop) as task:
         row_panel = b.urem(task, plan.row_panels)
@@ -257,34 +298,38 @@ def _multiply(
         x_batch = batch if plan.x_batches > 1 else b.index(0)
         y_batch = batch if plan.y_batches > 1 else b.index(0)
         x_panel = b.add(b.mul(x_batch, plan.row_panels), row_panel)
-        x = b.element(packed_x, type, b.mul(b.add(b.mul(x_panel, d.k), k_first), tile.rows))
+        x = b.element(packed_x, element, b.mul(b.add(b.mul(x_panel, plan.depth), k_first), tile.rows))
         column = b.mul(column_panel, tile.columns)
         own = b.element(partials, type, b.mul(task, tile.rows * tile.columns))
-        if first:
-            accumulators.clear(b)
-        else:
-            _restore(b, plan, accumulators, own, k_first)
+        begins = None
         if plan.direct_y:
             y = b.element(b.operand(1), type, b.add(b.mul(y_batch, d.y_strides[0]), column))
             y_step = d.y_strides[1]
             y = b.element(y, type, b.mul(k_first, y_step))
         else:
             y_panel = b.add(b.mul(y_batch, plan.column_panels), column_panel)
-            y = b.element(packed_y, type, b.mul(b.add(b.mul(y_panel, d.k), k_first), tile.columns))
+            y = b.element(packed_y, element, b.mul(y_panel, plan.y_panel))
+            if plan.shifted:
+                begins = y
+                y = b.element(y, element, tile.columns)
             y_step = tile.columns
+            y = b.element(y, element, b.mul(k_first, y_step))
+        accumulators.begin(b, begins)
+        if not first:
+            _restore(b, accumulators, own, k_first)
         masks = [
             lane_mask(b, b.add(column, v * tile.lanes), d.n, tile.lanes) if plan.direct_y else None
             for v in range(tile.vectors)
         ]
         with b.loop(0, k_count, unroll=4) as k:
-            row = b.element(y, type, b.mul(k, y_step))
+            row = b.element(y, element, b.mul(k, y_step))
             vectors = [
-                load_element(b, b.element(row, type, v * tile.lanes), d.accumulate, tile.lanes, masks[v])
+                load_lanes(b, b.element(row, element, v * tile.lanes), vector(element, tile.lanes), masks[v])
                 for v in range(tile.vectors)
             ]
-            numbers = b.element(x, type, b.mul(k, tile.rows))
+            numbers = b.element(x, element, b.mul(k, tile.rows))
             accumulators.step(
-                b, [partial(b.load, b.element(numbers, type, r), type) for r in range(tile.rows)], vectors
+                b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
             )
         if last:
             _finish(b, plan, epilogue, accumulators, batch, row_panel, column)
@@ -295,14 +340,13 @@ def _multiply(
                     b.store(accumulators.get(b, r, v), place)
 
 
-def _restore(b: Builder, plan: _Plan, accumulators: Accumulators, own: Value, k_first: Value) -> None:
-    """Take up the partial results of the blocks before; zeros in the first block."""
-    tile = plan.tile
-    accumulators.clear(b)
+def _restore(b: Builder, accumulators: Accumulators, own: Value, k_first: Value) -> None:
+    """After the first block, take up the partial results of the blocks before."""
+    shape = accumulators.shape
     with b.when(b.compare("sgt", k_first, 0)):
-        for r in range(tile.rows):
-            for v in range(tile.vectors):
-                place = b.element(own, register_type(plan.d.accumulate), r * tile.columns + v * tile.lanes)
+        for r in range(shape.rows):
+            for v in range(shape.vectors):
+                place = b.element(own, register_type(accumulators.dtype), r * shape.columns + v * shape.lanes)
                 accumulators.set(b, r, v, b.load(place, accumulators.type))
 
 

@@ -34,11 +34,13 @@ from firepot.kernels.loops import (
     Reduce,
     Reduced,
     Store,
+    children,
 )
 
 _SMALL = 1 << 14  # points below which one thread does the whole kernel
 _CHUNKS = 64  # parts that a long fold is cut into, whatever the number of threads
 _MOST_CHUNKS = 1024
+_SHORTEST = 32  # terms of each fold that a chunk has at least
 _BLOCK = 128  # terms that a floating sum adds up before it adds the block's sum to the total
 _TILE = 4096  # points of a map that one task takes
 _WIDEST_ROW = 4096  # columns whose sums stay in the first cache
@@ -132,26 +134,25 @@ def _plan(nest: Nest, widest: int) -> Plan:
             if along.size % (count * lanes) == 0:
                 unroll = count
                 break
-    chunks = 1
-    if folding:
+    chunks, streamed = 1, False
+    groups = _stage_groups(nest)
+    if folding and groups[0][0].axes and all(not s.axes for g in groups[1:] for s in g):
+        side = lanes * unroll if outer else 1  # neighbouring folds that one task makes
         tasks = math.prod(a.size for a in nest.axes)
         if outer and along is not None:
-            tasks = tasks // along.size * -(-along.size // (lanes * unroll))
-        groups = _stage_groups(nest)
-        simple = all(not s.axes for g in groups[1:] for s in g)
-        first = groups[0][0]
-        if simple and tasks < 16 and isinstance(first, (Reduce, Store)) and first.axes:
-            loops = _inner_order(first.axes, along)
-            work = math.prod(a.size for a in loops)
-            if work >= 1 << 15:
-                chunks = max(1, min(_CHUNKS, loops[0].size, work // 4096))
-    # A row of columns lies together in memory: taken a few columns at a time, each line would be waited for alone.
-    streamed = (
-        chunks > 1 and outer and along is not None and nest.axes == (along,) and along.size % lanes == 0
-        and 2 * lanes * unroll <= along.size <= _WIDEST_ROW
-    )  # fmt: skip
-    if streamed:  # short parts, for the accuracy of their sums
-        chunks = min(_MOST_CHUNKS, loops[0].size, max(chunks, work // (4 * _BLOCK)))
+            tasks = tasks // along.size * -(-along.size // side)
+        loops = _inner_order(groups[0][0].axes, along)
+        terms = math.prod(a.size for a in loops)
+        if outer and along is not None and nest.axes == (along,) and along.size % lanes == 0:
+            # A row of columns lies together in memory: taken a few columns at a time, each line would be waited for
+            # alone.
+            streamed = 2 * side <= along.size <= _WIDEST_ROW and terms >= 2 * _SHORTEST
+        if streamed:  # short parts, for the accuracy of their sums
+            chunks = max(min(_CHUNKS, terms // _SHORTEST), min(_MOST_CHUNKS, terms // (4 * _BLOCK)))
+        elif tasks < 16 and terms * side >= 1 << 15:
+            chunks = max(1, min(_CHUNKS, terms * side // 4096, terms // _SHORTEST))
+        chunks = min(chunks, loops[0].size)
+        streamed &= chunks > 1
     return Plan(nest, along, lanes, unroll, folding, outer, chunks, streamed)
 
 
@@ -180,30 +181,6 @@ def _reads_fold(expr: Expr, folds: set[int], seen: set[int]) -> bool:
     if isinstance(expr, Reduced):
         return id(expr.stage) in folds
     return any(_reads_fold(a, folds, seen) for a in children(expr))
-
-
-def children(expr: Expr) -> list[Expr]:
-    """Sub-expressions, those inside computed positions included."""
-    result: list[Expr] = []
-    places: list[Index] = []
-    if isinstance(expr, Op):
-        result += expr.args
-    elif isinstance(expr, Guard):
-        result += [expr.value, expr.fill]
-        places = [i for i, _ in expr.conditions]
-    elif isinstance(expr, CheckedIndex):
-        result.append(expr.value)
-    elif isinstance(expr, Load):
-        places = [expr.offset]
-    elif isinstance(expr, Position):
-        places = [expr.index]
-    while places:
-        for atom, _ in places.pop().terms:
-            if isinstance(atom, Computed):
-                result.append(atom.value)
-            elif not isinstance(atom, Axis):
-                places.append(atom.value)
-    return result
 
 
 def _accesses(nest: Nest) -> list[Index]:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from firepot.graph.index import Atom, Axis, Computed, Index, Quotient, Remainder
-from firepot.kernels.loops import CheckedIndex, Expr, Guard, Load, Nest, Op, Position, Reduce, Reduced, Stage, Store
+from firepot.kernels.loops import (
+    CheckedIndex,
+    Expr,
+    Guard,
+    Load,
+    Nest,
+    Op,
+    Position,
+    Reduce,
+    Reduced,
+    Stage,
+    Store,
+    children,
+)
 
 
 def indices(nest: Nest) -> list[Index]:
@@ -59,9 +72,14 @@ def indices(nest: Nest) -> list[Index]:
 
 
 def substitute(
-    nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]
-) -> Nest:
-    """The same nest over other axes: each replaced axis is the Index given; `axes` rewrites the lists of loops."""
+    nest: Nest, replace_axis: dict[Axis, Index], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]],
+    moved: Mapping[int, int] | None = None,
+) -> Nest:  # fmt: skip
+    """The same nest over other axes: each replaced axis is the Index given; `axes` rewrites the lists of loops.
+
+    `moved`: by operand, the elements by which its address has moved up.
+    """
+    moved = moved or {}
     memo: dict[int, Expr] = {}
     keep: list[Expr] = []
     stages: dict[int, Reduce] = {}
@@ -86,7 +104,7 @@ def substitute(
 
     def rebuild(expr: Expr) -> Expr:
         if isinstance(expr, Load):
-            return Load(expr.operand, at(expr.offset), expr.dtype)
+            return Load(expr.operand, at(expr.offset) - moved.get(expr.operand, 0), expr.dtype)
         if isinstance(expr, Position):
             return Position(at(expr.index), expr.dtype)
         if isinstance(expr, Guard):
@@ -107,22 +125,51 @@ def substitute(
             stages[id(stage)] = new
             result.append(new)
         else:
-            result.append(Store(stage.operand, at(stage.offset), walk(stage.value), axes(stage.axes)))
-    return Nest(axes(nest.axes), tuple(result), nest.operands)
+            place = at(stage.offset) - moved.get(stage.operand, 0)
+            result.append(Store(stage.operand, place, walk(stage.value), axes(stage.axes)))
+    operands = tuple((dtype, length - moved.get(i, 0)) for i, (dtype, length) in enumerate(nest.operands))
+    return Nest(axes(nest.axes), tuple(result), operands)
 
 
 def normalise(nest: Nest) -> Nest:
-    """Drop loops of one iteration, split axes under quotients and remainders, join what is contiguous."""
+    """Drop loops of one iteration, split axes under quotients and remainders, join what is contiguous, and bring
+    together the stages that can share one pass over the inner axes."""
     nest = _without_ones(nest)
     for _ in range(8):
         split = _splittable(nest)
         if split is None:
             break
         nest = _split(nest, *split)
-    return _collapse(nest)
+    return _by_pass(_collapse(nest))
+
+
+def _by_pass(nest: Nest) -> Nest:
+    """Stages in the order of the folds that they wait for: all that read none first, so that one pass makes them."""
+    depth: dict[Stage, int] = {}  # how many folds, one after the other, a stage waits for
+
+    def waits(expr: Expr, seen: set[int]) -> int:
+        if id(expr) in seen:
+            return 0
+        seen.add(id(expr))
+        if isinstance(expr, Reduced):
+            return depth[expr.stage] + 1
+        return max((waits(part, seen) for part in children(expr)), default=0)
+
+    for stage in nest.stages:
+        depth[stage] = waits(stage.value, set())
+    if not any(depth.values()):
+        return nest
+
+    def turn(stage: Stage) -> int:
+        return 2 * depth[stage] if stage.axes else max(2 * depth[stage] - 1, 1)
+
+    return Nest(nest.axes, tuple(sorted(nest.stages, key=turn)), nest.operands)
 
 
 def _without_ones(nest: Nest) -> Nest:
+    if all(a.size != 1 for axes in (nest.axes, *(s.axes for s in nest.stages)) for a in axes):
+        return nest
+
     def drop(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple(a for a in axes if a.size != 1)
 

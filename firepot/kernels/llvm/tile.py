@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm.builder import Builder, Operand, Value, vector
+from firepot.kernels.llvm.dots import WORD, dot
 from firepot.kernels.llvm.expression import register_type
 
 
@@ -48,11 +49,16 @@ def choose_tile(rows: int, columns: int, lanes: int, registers: int, row_limit: 
 
 
 class Accumulators:
-    """The tile's accumulators, as variables that LLVM keeps in registers."""
+    """The tile's accumulators, as variables that LLVM keeps in registers.
 
-    def __init__(self, b: Builder, shape: TileShape, dtype: DType) -> None:
+    `numbers`: how many numbers along k each step takes: more than one come in words (dots.py).
+    """
+
+    def __init__(self, b: Builder, shape: TileShape, dtype: DType, numbers: int = 1) -> None:
         self.shape = shape
         self.dtype = dtype
+        self.numbers = numbers
+        self.operand = register_type(dtype) if numbers == 1 else WORD  # what a step multiplies
         self.type = vector(register_type(dtype), shape.lanes)
         self._slots = [[b.variable(self.type) for _ in range(shape.vectors)] for _ in range(shape.rows)]
 
@@ -61,6 +67,16 @@ class Accumulators:
         for row in self._slots:
             for slot in row:
                 b.set(slot, zero)
+
+    def begin(self, b: Builder, row: Value | None) -> None:
+        """Set every row to the one at an address; to zero without any."""
+        if row is None:
+            self.clear(b)
+            return
+        for v in range(self.shape.vectors):
+            value = b.load(b.element(row, register_type(self.dtype), v * self.shape.lanes), self.type)
+            for r in range(self.shape.rows):
+                self.set(b, r, v, value)
 
     def get(self, b: Builder, row: int, vector: int) -> Value:
         return b.get(self._slots[row][vector], self.type)
@@ -74,7 +90,9 @@ class Accumulators:
             wide = b.splat(number(), self.shape.lanes)
             for v, value in enumerate(vectors):
                 before = self.get(b, r, v)
-                if self.dtype.kind == "f":
+                if self.numbers > 1:
+                    after = dot(b, wide, value, before)
+                elif self.dtype.kind == "f":
                     after = b.fma(wide, value, before)
                 else:
                     after = b.add(b.mul(wide, value), before)
@@ -86,6 +104,11 @@ def lane_mask(b: Builder, first: Operand, total: int, lanes: int) -> Value | Non
     if total % lanes == 0 or lanes == 1:
         return None
     return b.tail_mask(b.sub(b.index(total), b.index(first)), lanes)
+
+
+def load_lanes(b: Builder, place: Value, type: str, mask: Value | None) -> Value:
+    """A vector of memory; zero where the mask is off."""
+    return b.load(place, type) if mask is None else b.masked_load(place, type, mask)
 
 
 def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:

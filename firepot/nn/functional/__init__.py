@@ -9,6 +9,7 @@ from firepot.nn.functional.linear import *  # noqa: F403
 from firepot.nn.functional.loss import *  # noqa: F403
 from firepot.nn.functional.normalisation import *  # noqa: F403
 from firepot.nn.functional.pooling import *  # noqa: F403
+from firepot.nn.functional.quantized import *  # noqa: F403
 from firepot.nn.functional.resize import *  # noqa: F403
 from firepot.nn.functional.unpooling import *  # noqa: F403
 from firepot.ops import one_hot as one_hot

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import autocasts
 from firepot.graph.dtypes import DType
 from firepot.ops import logsigmoid as logsigmoid
 from firepot.ops import relu as relu
@@ -54,6 +55,7 @@ def rrelu(
     return _written(input, ops.where(input >= 0, input, input * slope), inplace)
 
 
+@autocasts
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """leaky_relu with a learned slope: one, or one for each channel (dimension 1)."""
     if weight.ndim > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from firepot import ops
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.nn.functional.dropout import dropout
@@ -12,6 +13,7 @@ from firepot.tensor import Tensor
 __all__ = ["multi_head_attention_forward", "scaled_dot_product_attention"]
 
 
+@autocasts
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
@@ -110,7 +112,7 @@ def multi_head_attention_forward(
         v = ops.cat([v, bias_v.expand(1, n, width)], 0)
         extra += 1
     head = width // num_heads
-    half = query.dtype if query.dtype.size == 2 else None
+    half = q.dtype if q.dtype.size == 2 else None
     if half is not None:  # the scores and the sums over them keep float32's digits
         q, k, v = (x.to(dtypes.float32) for x in (q, k, v))
         static_k, static_v = (x if x is None else x.to(dtypes.float32) for x in (static_k, static_v))

@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.tensor import Tensor
 
 __all__ = ["ctc_loss"]
 
 
+@autocasts
 def ctc_loss(
     log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0,
     reduction: str = "mean", zero_infinity: bool = False,

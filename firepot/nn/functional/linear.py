@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import autocasts
 from firepot.autograd import Function
 from firepot.grad_mode import no_grad
 from firepot.graph import dtypes
@@ -16,6 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@autocasts
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input weightᵀ + bias: (*, in), (out, in), (out,) -> (*, out). RuntimeError where the sizes do not fit.
 
@@ -31,6 +33,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else result + bias
 
 
+@autocasts
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x₁ᵀ W x₂ + b: (*, in1), (*, in2), (out, in1, in2) -> (*, out)."""
     result = ops.einsum("...i,oij,...j->...o", input1, weight, input2)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.tensor import Tensor
 
@@ -32,6 +33,7 @@ def _same_shape(what: str, input: Tensor, target: Tensor) -> None:
         raise ValueError(f"{what}: target {list(target.shape)} must have the shape of the input {list(input.shape)}")
 
 
+@autocasts
 def cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0,
@@ -104,6 +106,7 @@ def linear_cross_entropy(
     )
 
 
+@autocasts
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean",
@@ -164,6 +167,7 @@ def _negative_log_likelihood(
     return ops.sum(loss) / counts
 
 
+@autocasts
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean",
@@ -180,6 +184,7 @@ def binary_cross_entropy(
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@autocasts
 def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None,
@@ -201,6 +206,7 @@ def binary_cross_entropy_with_logits(
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@autocasts
 def mse_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", weight: Tensor | None = None,
@@ -214,6 +220,7 @@ def mse_loss(
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@autocasts
 def l1_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", weight: Tensor | None = None,
@@ -227,6 +234,7 @@ def l1_loss(
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@autocasts
 def smooth_l1_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", beta: float = 1.0,
@@ -237,10 +245,13 @@ def smooth_l1_loss(
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
     distance = ops.abs(input - target)
-    loss = ops.where(distance < beta, ops.square(distance) * (0.5 / beta), distance - 0.5 * beta)
-    return _reduced(loss, reduction)
+    near = distance < beta
+    # The square of what is near only: that of an infinite distance would make the gradient NaN.
+    square = ops.square(ops.where(near, distance, 0.0))
+    return _reduced(ops.where(near, square * (0.5 / beta), distance - 0.5 * beta), reduction)
 
 
+@autocasts
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:
@@ -248,10 +259,13 @@ def huber_loss(
     if delta <= 0:
         raise RuntimeError(f"huber_loss: delta must be positive, got {delta}")
     distance = ops.abs(input - target)
-    loss = ops.where(distance <= delta, ops.square(distance) * 0.5, (distance - 0.5 * delta) * delta)
+    near = distance <= delta
+    square = ops.square(ops.where(near, distance, 0.0))  # as in smooth_l1_loss
+    loss = ops.where(near, square * 0.5, (distance - 0.5 * delta) * delta)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@autocasts
 def kl_div(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean", log_target: bool = False,
@@ -272,6 +286,7 @@ def kl_div(
     return _reduced(loss, reduction)
 
 
+@autocasts
 def poisson_nll_loss(
     input: Tensor, target: Tensor, log_input: bool = True, size_average: bool | None = None, full: bool = False,
     eps: float = 1e-8, reduce: bool | None = None, reduction: str = "mean",
@@ -299,6 +314,7 @@ def gaussian_nll_loss(
     return _reduced(loss, reduction)
 
 
+@autocasts
 def hinge_embedding_loss(
     input: Tensor, target: Tensor, margin: float = 1.0, size_average: bool | None = None, reduce: bool | None = None,
     reduction: str = "mean",
@@ -309,6 +325,7 @@ def hinge_embedding_loss(
     return _reduced(near + far, reduction)
 
 
+@autocasts
 def soft_margin_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -325,6 +342,7 @@ def multilabel_soft_margin_loss(
     return _reduced(ops.mean(loss if weight is None else loss * weight, -1), reduction)
 
 
+@autocasts
 def margin_ranking_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean",
@@ -333,6 +351,7 @@ def margin_ranking_loss(
     return _reduced(ops.clamp(-target * (input1 - input2) + margin, min=0.0), reduction)
 
 
+@autocasts
 def multi_margin_loss(
     input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
     size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
@@ -353,6 +372,7 @@ def multi_margin_loss(
     return _reduced(ops.sum(ops.where(hit, 0.0, excess), 1) / classes, reduction)
 
 
+@autocasts
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
     reduce: bool | None = None, reduction: str = "mean",
@@ -366,6 +386,7 @@ def cosine_embedding_loss(
     return _reduced(near + far, reduction)
 
 
+@autocasts
 def triplet_margin_loss(
     anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2, eps: float = 1e-6,
     swap: bool = False, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
@@ -402,6 +423,7 @@ def triplet_margin_with_distance_loss(
     return _reduced(ops.clamp(near - far + margin, min=0.0), reduction)
 
 
+@autocasts
 def multilabel_margin_loss(
     input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
 ) -> Tensor:

@@ -37,7 +37,7 @@ def batch_norm(
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {list(input.shape)}"
             )
-        wide = input.to(dtypes.float32) if input.dtype.size == 2 else input
+        wide = _wide(input)
         var, mean = ops.var_mean(wide, axes, correction=0)
         with no_grad():
             if running_mean is not None:
@@ -73,7 +73,8 @@ def instance_norm(
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = list(range(2, input.ndim))
-    var, mean = ops.var_mean(input, axes, correction=0, keepdim=True)
+    wide = _wide(input)
+    var, mean = ops.var_mean(wide, axes, correction=0, keepdim=True)
     with no_grad():
         count = input.numel() // (input.shape[0] * input.shape[1])
         if running_mean is not None:
@@ -81,7 +82,12 @@ def instance_norm(
         if running_var is not None:
             unbiased = var.mean([0, *axes]) * (count / max(count - 1, 1))
             running_var.copy_(running_var * (1 - momentum) + unbiased * momentum)
-    return _affine((input - mean) * ops.rsqrt(var + eps), weight, bias)
+    return _affine((wide - mean) * ops.rsqrt(var + eps), weight, bias).to(input.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 where it is half precision: what statistics are taken of."""
+    return x.to(dtypes.float32) if x.dtype.size == 2 else x
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -104,12 +110,12 @@ def layer_norm(
     tensor([[-1.,  1.]])
     """
     axes = _last(input, normalized_shape, "layer_norm", weight, bias)
-    wide = input.to(dtypes.float32) if input.dtype.size == 2 else input
+    wide = _wide(input)
     var, mean = ops.var_mean(wide, axes, correction=0, keepdim=True)
-    result = ((wide - mean) * ops.rsqrt(var + eps)).to(input.dtype)
+    result = (wide - mean) * ops.rsqrt(var + eps)
     if weight is not None:
         result = result * weight
-    return result if bias is None else result + bias
+    return (result if bias is None else result + bias).to(input.dtype)
 
 
 def rms_norm(
@@ -117,10 +123,10 @@ def rms_norm(
 ) -> Tensor:
     """The last dimensions divided by their root mean square. Zhang and Sennrich (2019)."""
     axes = _last(input, normalized_shape, "rms_norm", weight)
-    wide = input.to(dtypes.float32) if input.dtype.size == 2 else input
+    wide = _wide(input)
     eps = ops.finfo(input.dtype).eps if eps is None else eps
-    result = (wide * ops.rsqrt(ops.mean(wide * wide, axes, keepdim=True) + eps)).to(input.dtype)
-    return result if weight is None else result * weight
+    result = wide * ops.rsqrt(ops.mean(wide * wide, axes, keepdim=True) + eps)
+    return (result if weight is None else result * weight).to(input.dtype)
 
 
 def _last(input: Tensor, normalized_shape: Sequence[int], what: str, *parameters: Tensor | None) -> list[int]:
@@ -144,10 +150,10 @@ def group_norm(
             f"group_norm: the channels of {list(input.shape)} must be divisible by num_groups={num_groups}"
         )
     n, channels, *space = input.shape
-    grouped = input.reshape(n, num_groups, channels // num_groups, *space)
+    grouped = _wide(input).reshape(n, num_groups, channels // num_groups, *space)
     axes = list(range(2, grouped.ndim))
     var, mean = ops.var_mean(grouped, axes, correction=0, keepdim=True)
-    return _affine(((grouped - mean) * ops.rsqrt(var + eps)).reshape(input.shape), weight, bias)
+    return _affine(((grouped - mean) * ops.rsqrt(var + eps)).reshape(input.shape), weight, bias).to(input.dtype)
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:

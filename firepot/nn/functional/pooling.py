@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import autocasts, in_float32
 from firepot.graph import dtypes
 from firepot.ops.convolution import spatial
 from firepot.tensor import Tensor
@@ -134,6 +135,8 @@ def max_pool3d(
     return_indices: bool = False,
 ) -> Any:  # fmt: skip
     """The largest element of each window; with return_indices also its index in the flattened D·H·W."""
+    if not return_indices:
+        input = in_float32(input)
     return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -187,6 +190,7 @@ def avg_pool2d(
     )
 
 
+@autocasts
 def avg_pool3d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
@@ -240,6 +244,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive_avg("adaptive_avg_pool2d", 2, input, output_size)
 
 
+@autocasts
 def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     """Means over windows that divide the input into output_size parts; None keeps a size."""
     return _adaptive_avg("adaptive_avg_pool3d", 3, input, output_size)
@@ -292,6 +297,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = 
     return _adaptive_max("adaptive_max_pool2d", 2, input, output_size, return_indices)
 
 
+@autocasts
 def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """Maxima over windows that divide the input into output_size parts."""
     return _adaptive_max("adaptive_max_pool3d", 3, input, output_size, return_indices)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import autocasts, in_float32
 from firepot.graph import dtypes
 from firepot.ops.shape import constant_pad
 from firepot.tensor import Tensor
@@ -31,7 +32,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         return constant_pad(input, pad, 0 if value is None else value)
     if mode not in ("reflect", "replicate", "circular"):
         raise NotImplementedError(f"pad: mode must be 'constant', 'reflect', 'replicate' or 'circular', not {mode!r}")
-    result = input
+    listed = mode == "replicate" or (mode == "reflect" and len(pad) <= 4)  # by torch's autocast
+    result = in_float32(input) if listed else input
     for i in range(len(pad) // 2):
         dim, low, high = input.ndim - 1 - i, pad[2 * i], pad[2 * i + 1]
         size = input.shape[dim]
@@ -76,6 +78,7 @@ def _repeated(x: Tensor, dim: int, count: int) -> Tensor:
     return x.expand([count if d == dim else s for d, s in enumerate(x.shape)])
 
 
+@autocasts
 def interpolate(
     input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None, antialias: bool = False,
@@ -232,6 +235,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     return points.reshape(n, *space, rank)
 
 
+@autocasts
 def grid_sample(
     input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None
 ) -> Tensor:

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 from firepot import ops
+from firepot.autocast_mode import lowered
 from firepot.graph.dtypes import DType
 from firepot.nn import functional as F
 from firepot.nn import init
 from firepot.nn.module import Module, Parameter
-from firepot.tensor import Tensor
+from firepot.tensor import Tensor, wrap
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -207,6 +208,8 @@ class LSTM(_Recurrent):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         output, (hidden, cell) = self._whole(input, hx)
+        if not self.proj_size:  # on autocast's list as a whole; the cell between the steps keeps float32's digits
+            output, hidden, cell = (wrap(lowered(x._node)) for x in (output, hidden, cell))
         return output, (hidden, cell)
 
 

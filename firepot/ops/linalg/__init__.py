@@ -3,7 +3,9 @@
 from firepot.ops.host import LinAlgError as LinAlgError
 from firepot.ops.linalg.decompositions import cholesky as cholesky
 from firepot.ops.linalg.decompositions import cholesky_ex as cholesky_ex
+from firepot.ops.linalg.decompositions import eig as eig
 from firepot.ops.linalg.decompositions import eigh as eigh
+from firepot.ops.linalg.decompositions import eigvals as eigvals
 from firepot.ops.linalg.decompositions import eigvalsh as eigvalsh
 from firepot.ops.linalg.decompositions import householder_product as householder_product
 from firepot.ops.linalg.decompositions import lu as lu

@@ -6,24 +6,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.autograd import Function
 from firepot.graph import dtypes
 from firepot.graph.node import grad_mode
 from firepot.graph.primitives import elementwise as ew
-from firepot.ops import creation, reduction, shape
+from firepot.ops import arithmetic, creation, reduction, shape
 from firepot.ops.arithmetic import where
+from firepot.ops.complex import complex, conj, imag, real
 from firepot.ops.host import LinAlgError, call, matrices
 from firepot.ops.linear import matmul
 from firepot.tensor import Tensor, wrap
 
 __all__ = [
-    "cholesky", "cholesky_ex", "eigh", "eigvalsh", "householder_product", "lu", "lu_factor", "lu_factor_ex", "qr", "svd",
+    "cholesky", "cholesky_ex", "eig", "eigh", "eigvals", "eigvalsh", "householder_product", "lu", "lu_factor", "lu_factor_ex", "qr", "svd",
     "svdvals",
 ]  # fmt: skip
 
 
-def _t(x: Tensor) -> Tensor:
-    return shape.transpose(x, -1, -2)
+def adjoint(x: Tensor) -> Tensor:
+    """The conjugate transpose of matrices."""
+    return conj(shape.transpose(x, -1, -2))
+
+
+_h = adjoint
 
 
 def _diag(x: Tensor) -> Tensor:
@@ -31,7 +37,13 @@ def _diag(x: Tensor) -> Tensor:
 
 
 def _sym(x: Tensor) -> Tensor:
-    return (x + _t(x)) / 2
+    return (x + _h(x)) / 2
+
+
+def _hermitian(lower: Tensor) -> Tensor:
+    """The Hermitian matrix with this lower triangle, of whose diagonal the real part counts."""
+    below = shape.tril(lower, -1)
+    return below + _h(below) + _diag(real(shape.diagonal(lower, 0, -2, -1)))
 
 
 def _half_lower(x: Tensor) -> Tensor:
@@ -66,20 +78,21 @@ class _Cholesky(Function):
 
         (a,) = ctx.saved_tensors
         lower = _again(ctx, _Cholesky.apply, a)
-        inner = _half_lower(matmul(_t(lower), g))
-        left = solve_triangular(_t(lower), inner, upper=True)  # L⁻ᵀ Φ(Lᵀ g)
-        right = _t(solve_triangular(_t(lower), _t(left), upper=True))  # … L⁻¹
+        inner = _half_lower(matmul(_h(lower), g))
+        left = solve_triangular(_h(lower), inner, upper=True)  # L⁻ᵀ Φ(Lᵀ g)
+        right = _h(solve_triangular(_h(lower), _h(left), upper=True))  # … L⁻¹
         return _sym(right)
 
 
+@autocasts
 def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
-    """The lower triangle L with A = L Lᵀ (or the upper one) of symmetric positive definite matrices.
+    """The lower triangle L with A = L Lᴴ (or the upper one) of symmetric or Hermitian positive definite matrices.
 
     Raises: LinAlgError where a matrix is not positive definite.
     """
     matrices("linalg.cholesky", A, square=True)
     lower = _Cholesky.apply(A)
-    return _t(lower) if upper else lower
+    return _h(lower) if upper else lower
 
 
 class LInfo(NamedTuple):
@@ -89,6 +102,7 @@ class LInfo(NamedTuple):
     info: Tensor
 
 
+@autocasts
 def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> LInfo:
     """cholesky, and for each matrix 0, or 1 where there is none (its elements are then NaN)."""
     matrices("linalg.cholesky_ex", A, square=True)
@@ -107,14 +121,14 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
         except np.linalg.LinAlgError:
             pass
     lower = creation.tensor(out)
-    return LInfo(_t(lower) if upper else lower, creation.tensor(info))
+    return LInfo(_h(lower) if upper else lower, creation.tensor(info))
 
 
 # -- symmetric eigenvalues -------------------------------------------------------------------------------------------
 
 
 class Eigen(NamedTuple):
-    """What eigh returns."""
+    """What eigh and eig return."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -135,8 +149,8 @@ class _Eigh(Function):
         away = shape.unsqueeze(values, -2) - shape.unsqueeze(values, -1)
         same = creation.eye(values.shape[-1], dtype=dtypes.bool_)
         quotient = where(same, 0.0, 1 / where(same, 1.0, away))
-        inner = _diag(g_values) + matmul(_t(vectors), g_vectors) * quotient
-        return _sym(matmul(matmul(vectors, inner), _t(vectors))), None
+        inner = _diag(g_values) + matmul(_h(vectors), g_vectors) * quotient
+        return _sym(matmul(matmul(vectors, inner), _h(vectors))), None
 
 
 class _EigenValues(Function):
@@ -153,9 +167,10 @@ class _EigenValues(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (a,) = ctx.saved_tensors
         _, vectors = _again(ctx, _Eigh.apply, a, ctx.lower)
-        return matmul(vectors * shape.unsqueeze(g, -2), _t(vectors)), None
+        return matmul(vectors * shape.unsqueeze(g, -2), _h(vectors)), None
 
 
+@autocasts
 def eigh(A: Tensor, UPLO: str = "L") -> Eigen:
     """Eigenvalues in ascending order and eigenvectors (as columns) of symmetric matrices; one triangle is read."""
     matrices("linalg.eigh", A, square=True)
@@ -164,6 +179,7 @@ def eigh(A: Tensor, UPLO: str = "L") -> Eigen:
     return Eigen(*_Eigh.apply(A, UPLO == "L"))
 
 
+@autocasts
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """Eigenvalues of symmetric matrices in ascending order."""
     matrices("linalg.eigvalsh", A, square=True)
@@ -171,6 +187,52 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
         raise RuntimeError(f"linalg.eigvalsh: UPLO must be 'L' or 'U', not {UPLO!r}")
     result: Tensor = _EigenValues.apply(A, UPLO == "L")
     return result
+
+
+# -- eigenvalues of any matrices -------------------------------------------------------------------------------------
+
+
+class _Eig(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(a)
+        ctx.results = call("eig", _complex_eigen, a)
+        return ctx.results
+
+    @staticmethod
+    def backward(ctx: Any, g_values: Tensor, g_vectors: Tensor) -> Tensor:
+        # Boeddeker et al., On the computation of complex-valued gradients with application to statistically optimum
+        # beamforming (2019), for vectors of length one.
+        (a,) = ctx.saved_tensors
+        values, vectors = _again(ctx, _Eig.apply, a)
+        projected = matmul(_h(vectors), g_vectors)
+        lengths = real(shape.diagonal(projected, 0, -2, -1))
+        projected = projected - matmul(_h(vectors), vectors * shape.unsqueeze(lengths, -2))
+        away = conj(shape.unsqueeze(values, -2) - shape.unsqueeze(values, -1))
+        same = creation.eye(values.shape[-1], dtype=dtypes.bool_)
+        inner = _diag(g_values) + where(same, 0.0, projected / where(same, 1.0, away))
+        found = _solve(_h(vectors), matmul(inner, _h(vectors)))
+        return found if a.dtype.is_complex else real(found)
+
+
+def _complex_eigen(a: Any) -> tuple[Any, Any]:
+    values, vectors = np.linalg.eig(a)
+    return values + 0j, vectors + 0j
+
+
+def eig(A: Tensor) -> Eigen:
+    """Eigenvalues and eigenvectors (as columns of length one) of square matrices, always complex; in no order.
+
+    The derivative of the vectors is that of a function that does not depend on their phases.
+    """
+    matrices("linalg.eig", A, square=True)
+    return Eigen(*_Eig.apply(A))
+
+
+def eigvals(A: Tensor) -> Tensor:
+    """Eigenvalues of square matrices, always complex; in no order."""
+    matrices("linalg.eigvals", A, square=True)
+    return eig(A).eigenvalues
 
 
 # -- QR --------------------------------------------------------------------------------------------------------------
@@ -202,19 +264,20 @@ class _QR(Function):
         q, r = _again(ctx, _QR.apply, a, ctx.mode)
         # Roberts and Roberts, QR and LQ decomposition matrix backpropagation (2020)
         if rows >= columns:
-            m = matmul(r, _t(g_r)) - matmul(_t(g_q), q)
-            g_a = g_q + matmul(q, shape.tril(m) + _t(shape.tril(m, -1)))
-            return _t(solve_triangular(r, _t(g_a), upper=True)), None
+            m = matmul(r, _h(g_r)) - matmul(_h(g_q), q)
+            g_a = g_q + matmul(q, _hermitian(m))
+            return _h(solve_triangular(r, _h(g_a), upper=True)), None
         left = r[..., :rows]
         g_left, g_right = g_r[..., :rows], g_r[..., rows:]
         y = a[..., rows:]
-        g_q = g_q + matmul(y, _t(g_right))
-        m = matmul(left, _t(g_left)) - matmul(_t(g_q), q)
-        g_a = g_q + matmul(q, shape.tril(m) + _t(shape.tril(m, -1)))
-        first = _t(solve_triangular(left, _t(g_a), upper=True))
+        g_q = g_q + matmul(y, _h(g_right))
+        m = matmul(left, _h(g_left)) - matmul(_h(g_q), q)
+        g_a = g_q + matmul(q, _hermitian(m))
+        first = _h(solve_triangular(left, _h(g_a), upper=True))
         return shape.cat([first, matmul(q, g_right)], -1), None
 
 
+@autocasts
 def qr(A: Tensor, mode: str = "reduced") -> QR:
     """A = Q R with orthonormal columns in Q and an upper triangle R. mode: 'reduced', 'complete' or 'r' (Q is empty)."""
     matrices("linalg.qr", A)
@@ -252,7 +315,7 @@ class _SVD(Function):
         k = s.shape[-1]
         if ctx.full:  # beyond the singular values the vectors are arbitrary and have no derivative
             u, vh, g_u, g_vh = u[..., :k], vh[..., :k, :], g_u[..., :k], g_vh[..., :k, :]
-        return _svd_gradient(u, s, _t(vh), g_u, g_s, _t(g_vh)), None
+        return _svd_gradient(u, s, _h(vh), g_u, g_s, _h(g_vh)), None
 
 
 def _svd_gradient(u: Tensor, s: Tensor, v: Tensor, g_u: Tensor, g_s: Tensor, g_v: Tensor) -> Tensor:
@@ -262,15 +325,18 @@ def _svd_gradient(u: Tensor, s: Tensor, v: Tensor, g_u: Tensor, g_s: Tensor, g_v
     away = shape.unsqueeze(squares, -2) - shape.unsqueeze(squares, -1)
     f = where(same, 0.0, 1 / where(same, 1.0, away))
     row, column = shape.unsqueeze(s, -2), shape.unsqueeze(s, -1)
-    j, k = f * matmul(_t(u), g_u), f * matmul(_t(v), g_v)
-    inner = _diag(g_s) + (j + _t(j)) * row + column * (k + _t(k))
-    result = matmul(matmul(u, inner), _t(v))
+    j, k = f * matmul(_h(u), g_u), f * matmul(_h(v), g_v)
+    inner = _diag(g_s) + (j + _h(j)) * row + column * (k + _h(k))
+    if inner.dtype.is_complex:  # a turn of u that v does not share
+        turn = imag(shape.diagonal(matmul(_h(u), g_u), 0, -2, -1)) / s
+        inner = inner + _diag(complex(arithmetic.mul(turn, 0), turn))
+    result = matmul(matmul(u, inner), _h(v))
     if u.shape[-2] > u.shape[-1]:
         scaled = g_u / row
-        result = result + matmul(scaled - matmul(u, matmul(_t(u), scaled)), _t(v))
+        result = result + matmul(scaled - matmul(u, matmul(_h(u), scaled)), _h(v))
     if v.shape[-2] > v.shape[-1]:
         scaled = g_v / row
-        result = result + matmul(u, _t(scaled - matmul(v, matmul(_t(v), scaled))))
+        result = result + matmul(u, _h(scaled - matmul(v, matmul(_h(v), scaled))))
     return result
 
 
@@ -291,12 +357,14 @@ class _SingularValues(Function):
         return matmul(u * shape.unsqueeze(g, -2), vh)
 
 
+@autocasts
 def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> SVD:
     """A = U diag(S) Vh with singular values in descending order."""
     matrices("linalg.svd", A)
     return SVD(*_SVD.apply(A, full_matrices))
 
 
+@autocasts
 def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
     """Singular values in descending order."""
     matrices("linalg.svdvals", A)
@@ -354,22 +422,22 @@ def _lu_gradient(lower: Tensor, upper: Tensor, g_l: Tensor, g_u: Tensor) -> Tens
     k = lower.shape[-1]
     rows, columns = lower.shape[-2], upper.shape[-1]
     l1, u1 = lower[..., :k, :], upper[..., :, :k]
-    inner = shape.tril(matmul(_t(lower), g_l), -1) + shape.triu(matmul(g_u, _t(upper)))
+    inner = shape.tril(matmul(_h(lower), g_l), -1) + shape.triu(matmul(g_u, _h(upper)))
     if rows == columns:
-        left = solve_triangular(_t(l1), inner, upper=True, unitriangular=True)
-        return solve_triangular(_t(u1), left, upper=False, left=False)
+        left = solve_triangular(_h(l1), inner, upper=True, unitriangular=True)
+        return solve_triangular(_h(u1), left, upper=False, left=False)
     if rows < columns:
         u2, g_u2 = upper[..., k:], g_u[..., k:]
-        inner = shape.tril(matmul(_t(l1), g_l) - matmul(g_u2, _t(u2)), -1) + shape.triu(matmul(g_u[..., :k], _t(u1)))
-        left = solve_triangular(_t(u1), inner, upper=False, left=False)
-        first = solve_triangular(_t(l1), left, upper=True, unitriangular=True)
-        second = solve_triangular(_t(l1), g_u2, upper=True, unitriangular=True)
+        inner = shape.tril(matmul(_h(l1), g_l) - matmul(g_u2, _h(u2)), -1) + shape.triu(matmul(g_u[..., :k], _h(u1)))
+        left = solve_triangular(_h(u1), inner, upper=False, left=False)
+        first = solve_triangular(_h(l1), left, upper=True, unitriangular=True)
+        second = solve_triangular(_h(l1), g_u2, upper=True, unitriangular=True)
         return shape.cat([first, second], -1)
     l2, g_l2 = lower[..., k:, :], g_l[..., k:, :]
-    inner = shape.tril(matmul(_t(l1), g_l[..., :k, :]), -1) + shape.triu(matmul(g_u, _t(u1)) - matmul(_t(l2), g_l2))
-    left = solve_triangular(_t(l1), inner, upper=True, unitriangular=True)
-    first = solve_triangular(_t(u1), left, upper=False, left=False)
-    second = solve_triangular(_t(u1), g_l2, upper=False, left=False)
+    inner = shape.tril(matmul(_h(l1), g_l[..., :k, :]), -1) + shape.triu(matmul(g_u, _h(u1)) - matmul(_h(l2), g_l2))
+    left = solve_triangular(_h(l1), inner, upper=True, unitriangular=True)
+    first = solve_triangular(_h(u1), left, upper=False, left=False)
+    second = solve_triangular(_h(u1), g_l2, upper=False, left=False)
     return shape.cat([first, second], -2)
 
 
@@ -447,6 +515,7 @@ def lu(A: Tensor, *, pivot: bool = True) -> PLU:
 
 
 
+@autocasts
 def householder_product(A: Tensor, tau: Tensor) -> Tensor:
     """The first columns of the product of the reflections 1 − τ v vᵀ, v in the columns of A below the diagonal."""
     matrices("linalg.householder_product", A)
@@ -462,5 +531,5 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
         return where(creation.ones(A.shape, dtype=dtypes.bool_), q, A)
     for i in reversed(range(tau.shape[-1])):
         v = shape.unsqueeze(vectors[..., i], -1)
-        q = q - tau[..., i, None, None] * matmul(v, matmul(_t(v), q))
+        q = q - tau[..., i, None, None] * matmul(v, matmul(_h(v), q))
     return q

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.ops import creation, random, shape
+from firepot.ops.complex import conj
 from firepot.ops.host import call, matrices
 from firepot.ops.linalg import decompositions, norms, solving
+from firepot.ops.linalg.decompositions import adjoint
 from firepot.ops.linalg.solving import cholesky_inverse as cholesky_inverse
 from firepot.ops.linalg.solving import cholesky_solve as cholesky_solve
 from firepot.ops.linalg.solving import det as det
@@ -31,21 +34,25 @@ norm = norms.legacy_norm
 orgqr = decompositions.householder_product
 
 
+@autocasts
 def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     """linalg.cholesky."""
     return decompositions.cholesky(input, upper=upper)
 
 
+@autocasts
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     """linalg.pinv with singular values up to rcond · the largest as zero."""
     return solving.pinv(input, rcond)
 
 
+@autocasts
 def chain_matmul(*matrices: Tensor) -> Tensor:
     """linalg.multi_dot."""
     return solving.multi_dot(matrices) if len(matrices) > 1 else matrices[0]
 
 
+@autocasts
 def qr(input: Tensor, some: bool = True) -> decompositions.QR:
     """linalg.qr in mode 'reduced', or 'complete' with some=False."""
     return decompositions.qr(input, "reduced" if some else "complete")
@@ -59,16 +66,18 @@ class UnconjugatedSVD(NamedTuple):
     V: Tensor
 
 
+@autocasts
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> UnconjugatedSVD:
-    """(U, S, V) with input = U diag(S) Vᵀ."""
+    """(U, S, V) with input = U diag(S) Vᴴ."""
     if not compute_uv:
         rows, columns = input.shape[-2:]
         blank = [creation.zeros((*input.shape[:-2], n, n), dtype=input.dtype) for n in (rows, columns)]
         return UnconjugatedSVD(blank[0], decompositions.svdvals(input), blank[1])
     u, s, vh = decompositions.svd(input, not some)
-    return UnconjugatedSVD(u, s, shape.transpose(vh, -1, -2))
+    return UnconjugatedSVD(u, s, adjoint(vh))
 
 
+@autocasts
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """linalg.lu_solve."""
     return solving.lu_solve(LU_data, LU_pivots, b)
@@ -81,6 +90,7 @@ class TriangularSolution(NamedTuple):
     cloned_coefficient: Tensor
 
 
+@autocasts
 def triangular_solve(
     b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
 ) -> TriangularSolution:
@@ -97,6 +107,7 @@ class Reflections(NamedTuple):
     tau: Tensor
 
 
+@autocasts
 def geqrf(input: Tensor) -> Reflections:
     """LAPACK's form of QR: R above, the Householder vectors below the diagonal, and their factors. No derivative."""
     matrices("geqrf", input)
@@ -108,8 +119,9 @@ def geqrf(input: Tensor) -> Reflections:
     return Reflections(*call("geqrf", factor, input))
 
 
+@autocasts
 def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpose: bool = False) -> Tensor:
-    """The product of Q, given as by geqrf, with a matrix: Q · other, or other · Q, or with Qᵀ."""
+    """The product of Q, given as by geqrf, with a matrix: Q · other, or other · Q, or with Qᴴ."""
     matrices("ormqr", input, other)
     count = other.shape[-2 if left else -1]
     if input.shape[-2] != count or tau.shape[:-1] != input.shape[:-2] or tau.shape[-1] > input.shape[-1]:
@@ -119,12 +131,13 @@ def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpos
     k = tau.shape[-1]
     unit = creation.eye(count, k, dtype=input.dtype)
     vectors = shape.tril(input, -1)[..., :k] + unit
-    result = other if left else shape.transpose(other, -1, -2)
+    result = other if left else adjoint(other)
     backward = transpose != left
+    tau = tau if backward else conj(tau)
     for i in reversed(range(k)) if backward else range(k):
         v = shape.unsqueeze(vectors[..., i], -1)
-        result = result - tau[..., i, None, None] * matmul(v, matmul(shape.transpose(v, -1, -2), result))
-    return result if left else shape.transpose(result, -1, -2)
+        result = result - tau[..., i, None, None] * matmul(v, matmul(adjoint(v), result))
+    return result if left else adjoint(result)
 
 
 def svd_lowrank(A: Tensor, q: int | None = 6, niter: int | None = 2, M: Tensor | None = None) -> UnconjugatedSVD:
@@ -136,15 +149,15 @@ def svd_lowrank(A: Tensor, q: int | None = 6, niter: int | None = 2, M: Tensor |
 
 def _lowrank(x: Tensor, q: int, niter: int) -> UnconjugatedSVD:
     flipped = x.shape[-2] < x.shape[-1]
-    a = shape.transpose(x, -1, -2) if flipped else x
-    at = shape.transpose(a, -1, -2)
+    a = adjoint(x) if flipped else x
+    at = adjoint(a)
     start = random.randn((a.shape[-1], q), dtype=a.dtype)
     basis = decompositions.qr(matmul(a, start)).Q
     for _ in range(niter):
         basis = decompositions.qr(matmul(at, basis)).Q
         basis = decompositions.qr(matmul(a, basis)).Q
-    u, s, vh = decompositions.svd(matmul(shape.transpose(basis, -1, -2), a), full_matrices=False)
-    u, v = matmul(basis, u), shape.transpose(vh, -1, -2)
+    u, s, vh = decompositions.svd(matmul(adjoint(basis), a), full_matrices=False)
+    u, v = matmul(basis, u), adjoint(vh)
     return UnconjugatedSVD(v, s, u) if flipped else UnconjugatedSVD(u, s, v)
 
 

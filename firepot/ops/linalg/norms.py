@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.primitives import elementwise as ew
@@ -22,10 +23,10 @@ matmul, matrix_power = linear.matmul, linear.matrix_power
 
 
 def _as(A: Tensor, dtype: DType | None, what: str) -> Tensor:
-    if dtype is not None and dtype.kind != "f":
-        raise RuntimeError(f"{what}: dtype must be floating point, got {dtype.name}")
-    if A.dtype.kind != "f":
-        raise RuntimeError(f"{what}: expected a floating-point tensor, got {A.dtype.name}")
+    if dtype is not None and not dtype.is_inexact:
+        raise RuntimeError(f"{what}: dtype must be floating point or complex, got {dtype.name}")
+    if not A.dtype.is_inexact:
+        raise RuntimeError(f"{what}: expected a floating-point or complex tensor, got {A.dtype.name}")
     return A if dtype is None else wrap(ew.cast(A._node, dtype))
 
 
@@ -100,6 +101,7 @@ def legacy_norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = 
     return reduction.norm(x, p, dim, keepdim)
 
 
+@autocasts
 def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition number ‖A‖ ‖A⁻¹‖; ∞ for singular matrices."""
     if A.ndim < 2:
@@ -107,7 +109,7 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
     if p in (None, 2, -2):
         values = svdvals(A)
         if not A.numel():
-            return creation.zeros(A.shape[:-2], dtype=A.dtype)
+            return creation.zeros(A.shape[:-2], dtype=A.dtype.to_real())
         large, small = values[..., 0], values[..., -1]
         return small / large if p == -2 else large / small
     if p not in ("fro", "nuc", 1, -1, math.inf, -math.inf):
@@ -115,7 +117,7 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
     if A.shape[-1] != A.shape[-2]:
         raise RuntimeError(f"linalg.cond: with p={p!r} expected square matrices, got shape {list(A.shape)}")
     if not A.numel():
-        return creation.zeros(A.shape[:-2], dtype=A.dtype)
+        return creation.zeros(A.shape[:-2], dtype=A.dtype.to_real())
     try:
         return matrix_norm(A, p) * matrix_norm(inv(A), p)
     except LinAlgError:
@@ -125,11 +127,12 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
         return arithmetic.where(arithmetic.ne(info, 0), math.inf, matrix_norm(A, p) * matrix_norm(inverse, p))
 
 
+@autocasts
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
-    """Σ x · y along a dimension."""
+    """Σ x · y along a dimension, x conjugated."""
     if x.dtype is not y.dtype:
         raise RuntimeError(f"linalg.vecdot: x is {x.dtype.name} and y is {y.dtype.name}; they must be equal")
-    product = arithmetic.mul(x, y)
+    product = arithmetic.mul(wrap(ew.conj(x._node)), y)
     total = reduction.sum(product, dim)
     return total if total.dtype is product.dtype else wrap(ew.cast(total._node, product.dtype))
 

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.autograd import Function
 from firepot.graph import dtypes
 from firepot.graph.node import grad_mode
 from firepot.graph.primitives import elementwise as ew
 from firepot.ops import arithmetic, creation, reduction, shape
 from firepot.ops.broadcast import broadcast_shapes
+from firepot.ops.complex import angle, complex, conj, imag, real
 from firepot.ops.host import LinAlgError, call, matrices
+from firepot.ops.linalg.decompositions import adjoint as _h
 from firepot.ops.linalg.decompositions import eigh, lu_factor, svd, svdvals, unpack
 from firepot.ops.linalg.decompositions import permutation as _permutation
 from firepot.ops.linear import matmul
@@ -26,8 +29,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _t(x: Tensor) -> Tensor:
-    return shape.transpose(x, -1, -2)
 
 
 def _reduced(g: Tensor, like: Tensor) -> Tensor:
@@ -51,14 +52,15 @@ class _Solve(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         x = _Solve.apply(a, b) if grad_mode.enabled else ctx.results
-        g_b = _Solve.apply(_t(a), g)
-        return _reduced(-matmul(g_b, _t(x)), a), _reduced(g_b, b)
+        g_b = _Solve.apply(_h(a), g)
+        return _reduced(-matmul(g_b, _h(x)), a), _reduced(g_b, b)
 
 
 def _is_vector(a: Tensor, b: Tensor) -> bool:
     return b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
 
 
+@autocasts
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X with A X = B (X A = B with left=False); B may be a vector or a batch of vectors.
 
@@ -69,7 +71,7 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     b = shape.unsqueeze(B, -1) if vector else B
     _check_system("linalg.solve", A, b, left)
     if not left:
-        return _t(solve(_t(A), _t(b)))
+        return _h(solve(_h(A), _h(b)))
     x: Tensor = _Solve.apply(A, b)
     return shape.squeeze(x, -1) if vector else x
 
@@ -115,9 +117,9 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
     except LinAlgError:
         if check_errors:
             raise
-    system = (A, b) if left else (_t(A), _t(b))
+    system = (A, b) if left else (_h(A), _h(b))
     found, info = _one_by_one("linalg.solve_ex", np.linalg.solve, check_errors, *system)
-    found = found if left else _t(found)
+    found = found if left else _h(found)
     return SolveInfo(shape.squeeze(found, -1) if vector else found, info)
 
 
@@ -131,10 +133,11 @@ class _Inverse(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (a,) = ctx.saved_tensors
-        y = _t(_Inverse.apply(a) if grad_mode.enabled else ctx.results)
+        y = _h(_Inverse.apply(a) if grad_mode.enabled else ctx.results)
         return -matmul(matmul(y, g), y)
 
 
+@autocasts
 def inv(A: Tensor) -> Tensor:
     """The inverses of square matrices. Raises LinAlgError where a matrix is singular."""
     matrices("linalg.inv", A, square=True)
@@ -149,6 +152,7 @@ class InverseInfo(NamedTuple):
     info: Tensor
 
 
+@autocasts
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> InverseInfo:
     """inv, and for each matrix 0, or 1 where it is singular (its elements are then NaN)."""
     matrices("linalg.inv_ex", A, square=True)
@@ -179,8 +183,8 @@ class _SolveTriangular(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
         a, b = ctx.saved_tensors
         x = _SolveTriangular.apply(a, b, ctx.upper, ctx.unit) if grad_mode.enabled else ctx.results
-        g_b = _SolveTriangular.apply(_t(a), g, not ctx.upper, ctx.unit)
-        g_a = -matmul(g_b, _t(x))
+        g_b = _SolveTriangular.apply(_h(a), g, not ctx.upper, ctx.unit)
+        g_a = -matmul(g_b, _h(x))
         edge = int(ctx.unit)
         g_a = shape.triu(g_a, edge) if ctx.upper else shape.tril(g_a, -edge)
         return _reduced(g_a, a), _reduced(g_b, b), None, None
@@ -193,7 +197,7 @@ def solve_triangular(
     matrices("linalg.solve_triangular", A, square=True)
     _check_system("linalg.solve_triangular", A, B, left)
     if not left:
-        return _t(_SolveTriangular.apply(_t(A), _t(B), not upper, unitriangular))
+        return _h(_SolveTriangular.apply(_h(A), _h(B), not upper, unitriangular))
     result: Tensor = _SolveTriangular.apply(A, B, upper, unitriangular)
     return result
 
@@ -205,8 +209,8 @@ class _CholeskySolve(Function):
     def forward(ctx: Any, b: Tensor, factor: Tensor, upper: bool) -> Tensor:
         ctx.save_for_backward(b, factor)
         ctx.upper = upper
-        lower = _t(factor) if upper else factor
-        ctx.results = solve_triangular(_t(lower), solve_triangular(lower, b, upper=False), upper=True)
+        lower = _h(factor) if upper else factor
+        ctx.results = solve_triangular(_h(lower), solve_triangular(lower, b, upper=False), upper=True)
         return ctx.results
 
     @staticmethod
@@ -214,12 +218,13 @@ class _CholeskySolve(Function):
         b, factor = ctx.saved_tensors
         x = _CholeskySolve.apply(b, factor, ctx.upper) if grad_mode.enabled else ctx.results
         g_b = _CholeskySolve.apply(g, factor, ctx.upper)
-        both = matmul(g_b, _t(x))
-        both = both + _t(both)
+        both = matmul(g_b, _h(x))
+        both = both + _h(both)
         g_factor = -matmul(factor, both) if ctx.upper else -matmul(both, factor)
         return _reduced(g_b, b), _reduced(g_factor, factor), None
 
 
+@autocasts
 def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     """X with A X = B, given A's Cholesky factor."""
     matrices("cholesky_solve", L, square=True)
@@ -228,6 +233,7 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     return result
 
 
+@autocasts
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """A⁻¹, given A's Cholesky factor."""
     matrices("cholesky_inverse", L, square=True)
@@ -235,6 +241,7 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     return cholesky_solve(unit, L, upper)
 
 
+@autocasts
 def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
     """X with A X = B, given lu_factor(A); left=False: X A = B; adjoint: of Aᵀ."""
     matrices("linalg.lu_solve", LU, square=True)
@@ -244,12 +251,12 @@ def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoin
             f"linalg.lu_solve: pivots must be int32 {list(LU.shape[:-1])}, got {pivots.dtype.name}{list(pivots.shape)}"
         )
     if not left:
-        return _t(lu_solve(LU, pivots, _t(B), adjoint=not adjoint))
+        return _h(lu_solve(LU, pivots, _h(B), adjoint=not adjoint))
     p = _permutation(pivots, LU.shape[-1], LU.dtype)
     if adjoint:
-        y = solve_triangular(_t(LU), B, upper=False)
-        return matmul(p, solve_triangular(_t(LU), y, upper=True, unitriangular=True))
-    y = solve_triangular(LU, matmul(_t(p), B), upper=False, unitriangular=True)
+        y = solve_triangular(_h(LU), B, upper=False)
+        return matmul(p, solve_triangular(_h(LU), y, upper=True, unitriangular=True))
+    y = solve_triangular(LU, matmul(_h(p), B), upper=False, unitriangular=True)
     return solve_triangular(LU, y, upper=True)
 
 
@@ -269,15 +276,15 @@ class _Determinant(Function):
 
 
 def _cofactors(a: Tensor) -> Tensor:
-    """det(A) A⁻ᵀ, also of singular matrices: by singular values, with the products of all others."""
+    """The conjugate of det(A) A⁻ᵀ, also of singular matrices: by singular values, with the products of all others."""
     try:
-        return shape.unsqueeze(shape.unsqueeze(det(a), -1), -1) * _t(inv(a))
+        return shape.unsqueeze(shape.unsqueeze(conj(det(a)), -1), -1) * _h(inv(a))
     except LinAlgError:
         u, s, vh = svd(a, full_matrices=False)
         n = s.shape[-1]
         same = creation.eye(n, dtype=dtypes.bool_)
         others = reduction.prod(arithmetic.where(same, 1.0, shape.unsqueeze(s, -2)), -1)
-        sign = shape.unsqueeze(det(u) * det(vh), -1)
+        sign = shape.unsqueeze(conj(det(u) * det(vh)), -1)
         return matmul(u * shape.unsqueeze(sign * others, -2), vh)
 
 
@@ -300,12 +307,16 @@ class _LogDeterminant(Function):
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a)
         result: tuple[Tensor, Tensor] = call("slogdet", lambda x: tuple(np.linalg.slogdet(x)), a)
+        ctx.results = result
         return result
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor, g: Tensor) -> Tensor:  # the sign's derivative is zero
+    def backward(ctx: Any, g_sign: Tensor, g: Tensor) -> Tensor:  # the derivative of a real sign is zero
         (a,) = ctx.saved_tensors
-        return shape.unsqueeze(shape.unsqueeze(g, -1), -1) * _t(inv(a))
+        if a.dtype.is_complex:
+            sign, _ = slogdet(a) if grad_mode.enabled else ctx.results
+            g = complex(g, -imag(conj(g_sign) * sign))
+        return shape.unsqueeze(shape.unsqueeze(g, -1), -1) * _h(inv(a))
 
 
 def slogdet(A: Tensor) -> SignLog:
@@ -315,8 +326,10 @@ def slogdet(A: Tensor) -> SignLog:
 
 
 def logdet(A: Tensor) -> Tensor:
-    """The logarithm of determinants: NaN where negative, −∞ where zero."""
+    """The logarithm of determinants: NaN where negative, −∞ where zero; of complex matrices complex."""
     sign, log = slogdet(A)
+    if A.dtype.is_complex:
+        return complex(log, angle(sign))
     return arithmetic.where(arithmetic.lt(sign, 0), math.nan, log)
 
 
@@ -335,6 +348,7 @@ def _tolerance(a: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
     )
 
 
+@autocasts
 def matrix_rank(A: Tensor, tol: Any = None, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """How many singular values are above max(atol, rtol · the largest)."""
     matrices("linalg.matrix_rank", A, square=hermitian)
@@ -356,9 +370,9 @@ class _PseudoInverse(Function):
             u, s, vh = np.linalg.svd(x, full_matrices=False)
             kept = s > least[..., None]
             inverted = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(x.dtype)
-            return (vh.swapaxes(-1, -2) * inverted[..., None, :]) @ u.swapaxes(-1, -2)
+            return (vh.swapaxes(-1, -2).conj() * inverted[..., None, :]) @ u.swapaxes(-1, -2).conj()
 
-        ctx.results = call("pinv", inverse, a, limit)
+        ctx.results = call("pinv", inverse, a, limit, core=(2, 0))
         return ctx.results
 
     @staticmethod
@@ -366,7 +380,7 @@ class _PseudoInverse(Function):
         # Golub and Pereyra, The differentiation of pseudo-inverses (1973)
         a, limit = ctx.saved_tensors
         p = _PseudoInverse.apply(a, limit) if grad_mode.enabled else ctx.results
-        pt, gt = _t(p), _t(g)
+        pt, gt = _h(p), _h(g)
         first = -matmul(matmul(pt, g), pt)
         second = matmul(gt - matmul(a, matmul(p, gt)), matmul(p, pt))
         third = matmul(matmul(pt, p), gt - matmul(matmul(gt, p), a))
@@ -378,14 +392,14 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
     matrices("linalg.pinv", A, square=hermitian)
     rtol = rcond if rtol is None else rtol
     if not A.numel():
-        return _t(A)  # which has no elements, and keeps the history
+        return _h(A)  # which has no elements, and keeps the history
     if hermitian:
-        symmetric = shape.tril(A) + _t(shape.tril(A, -1))
-        A = (A + _t(A)) / 2  # one triangle counts, but the derivative is that of the whole matrix
+        symmetric = shape.tril(A) + _h(shape.tril(A, -1))
+        A = (A + _h(A)) / 2  # one triangle counts, but the derivative is that of the whole matrix
         A = A + (symmetric - A).detach()
     values = svdvals(A.detach())
     limit = shape.expand(_tolerance(A, reduction.amax(values, -1), atol, rtol), values.shape[:-1])
-    result: Tensor = _PseudoInverse.apply(A, wrap(ew.cast(limit._node, A.dtype)))
+    result: Tensor = _PseudoInverse.apply(A, wrap(ew.cast(limit._node, A.dtype.to_real())))
     return result
 
 
@@ -398,6 +412,7 @@ class LeastSquares(NamedTuple):
     singular_values: Tensor
 
 
+@autocasts
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LeastSquares:
     """X that makes ‖A X − B‖ least (and ‖X‖ least where there are many), by the pseudo-inverse.
 
@@ -420,7 +435,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     if rows > columns and driver != "gelsy" and (driver == "gels" or driver is None or bool(
         reduction.all(arithmetic.eq(matrix_rank(A, rtol=limit), columns)))):  # fmt: skip
         away = matmul(A, x) - b
-        residuals = reduction.sum(away * away, -2)
+        residuals = reduction.sum(real(away * conj(away)), -2)
         residuals = shape.reshape(residuals, batch) if vector else residuals
     return LeastSquares(shape.squeeze(x, -1) if vector else x, residuals, rank, values)
 
@@ -437,6 +452,7 @@ def _check_least_squares(a: Tensor, b: Tensor, driver: str | None) -> None:
 # -- products and powers ---------------------------------------------------------------------------------------------
 
 
+@autocasts
 def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
     """The product of matrices in the cheapest order; the first and last may be vectors."""
     given = list(tensors)
@@ -472,6 +488,7 @@ def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
     return shape.squeeze(result, -1) if last else result
 
 
+@autocasts
 def matrix_exp(A: Tensor) -> Tensor:
     """e to the power of square matrices: Taylor's series of A / 2ˢ, squared s times.
 
@@ -484,7 +501,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     x = wrap(ew.cast(A._node, dtypes.float32)) if half else A
     size = float(reduction.amax(reduction.sum(arithmetic.abs(x.detach()), -1)).item())
     # Up to these sizes the series of 18 terms is exact to the last digit.
-    least = 1.09 if x.dtype is dtypes.float64 else 3.01
+    least = 1.09 if x.dtype.to_real() is dtypes.float64 else 3.01
     squarings = max(0, math.ceil(math.log2(size / least))) if size > 0 and math.isfinite(size) else 0
     x = x * 2.0**-squarings
     unit = creation.eye(A.shape[-1], dtype=x.dtype)
@@ -496,6 +513,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     return wrap(ew.cast(result._node, A.dtype))
 
 
+@autocasts
 def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     """The inverse of A seen as a matrix from its last dimensions to its first `ind`."""
     if ind <= 0:
@@ -506,6 +524,7 @@ def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     return shape.reshape(inv(shape.reshape(A, (math.prod(first), math.prod(rest)))), (*rest, *first))
 
 
+@autocasts
 def tensorsolve(A: Tensor, B: Tensor, dims: Sequence[int] | None = None) -> Tensor:
     """X with tensordot(A, X, X.ndim) = B."""
     if dims is not None:
@@ -530,6 +549,7 @@ def lu_unpack(
     return p, lower, upper
 
 
+@autocasts
 def lu_legacy(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
     """torch.lu: (LU, pivots), with get_infos also the error numbers."""
     packed, pivots = lu_factor(A, pivot=pivot)

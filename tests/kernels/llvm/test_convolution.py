@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.kernels.llvm import convolution_filtering, convolution_winograd
+from firepot.kernels.llvm import convolution_filtering, convolution_pointwise, convolution_winograd
 from firepot.kernels.llvm.convolution import Convolution, lower, result_lane
 from firepot.kernels.llvm.convolution_winograd import WinogradWeight
 from firepot.kernels.llvm.epilogue import StoreEpilogue
 from firepot.runtime import pool
 from firepot.runtime.buffer import Buffer
-from firepot.runtime.processor import processor
+from firepot.runtime.processor import Processor, processor
 from firepot.runtime.program import ARENA, FIRST, Executable, Operand, Step
 
 MODES = ("forward", "input_grad", "weight_grad")
@@ -148,10 +148,10 @@ def random_operands(c: Convolution, seed: int = 0) -> list[Array]:
     return result
 
 
-def run(c: Convolution, operands: list[Array], threads: int) -> Array:
+def run(c: Convolution, operands: list[Array], threads: int, host: Processor | None = None) -> Array:
     """The kernel's result. Memory around every operand is checked to stay as it was."""
     pool.set_num_threads(threads)
-    kernel = lower(c, StoreEpilogue(2, c.result_strides, c.dtype, lane=result_lane(c)), processor())
+    kernel = lower(c, StoreEpilogue(2, c.result_strides, c.dtype, lane=result_lane(c)), host or processor())
     memory = [to_memory(a, s, c.dtype) for a, s in zip(operands, (c.first_strides, c.second_strides), strict=True)]
     result_shape = shapes(c)[2]
     memory.append(np.full(int(np.prod(result_shape)), 0x55, memory[0].dtype))
@@ -177,11 +177,13 @@ def run(c: Convolution, operands: list[Array], threads: int) -> Array:
 TOLERANCE = {"float64": 1e-13, "float32": 3e-6, "bfloat16": 5e-3, "float16": 7e-4}
 
 
-def check(c: Convolution, threads: tuple[int, ...] = (1, 3), tolerance: float | None = None) -> None:
+def check(
+    c: Convolution, threads: tuple[int, ...] = (1, 3), tolerance: float | None = None, host: Processor | None = None
+) -> None:
     operands = random_operands(c)
     expected = definition(c, *operands)
     scale = max(float(np.sqrt((expected**2).mean())), 1e-30) * 6
-    results = [run(c, operands, t) for t in threads]
+    results = [run(c, operands, t, host) for t in threads]
     for result in results:
         np.testing.assert_allclose(result, expected, rtol=0, atol=(tolerance or TOLERANCE[c.dtype.name]) * scale)
     for other in results[1:]:
@@ -247,12 +249,62 @@ def test_other_dtypes(name: str, dtype: DType, mode: str) -> None:
     check(describe(mode, dtype=dtype, **NAMED[name]), threads=(2,))
 
 
+DOTS: dict[str, dict[str, Any]] = {
+    name: NAMED[name]
+    for name in ("3x3 stride 2", "1x1 stride 2", "one channel", "one output", "groups", "3d", "dilated", "wide border",
+                 "stride beyond kernel")
+} | {
+    "odd groups": dict(batch=1, channels=9, out_channels=15, groups=3, size=(1, 5, 6), kernel=(1, 3, 3)),
+    "odd channels": dict(
+        batch=2, channels=17, out_channels=35, size=(1, 7, 5), kernel=(1, 3, 3), padding=(0, 1, 1), stride=(1, 2, 1)
+    ),
+    "pointwise": dict(batch=3, channels=129, out_channels=130, size=(1, 5, 7), kernel=(1, 1, 1)),
+    "pointwise stride 2": dict(
+        batch=3, channels=128, out_channels=135, size=(1, 5, 9), kernel=(1, 1, 1), stride=(1, 2, 2)
+    ),
+    "winograd": dict(batch=2, channels=33, out_channels=50, size=(1, 9, 7), kernel=(1, 3, 3), padding=(0, 1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", DOTS)
+def test_bfloat16(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution_winograd, "_WORTH", math.inf if name == "winograd" else 0)
+    monkeypatch.setattr(convolution_pointwise, "_CHUNK_BYTES", 32 << 10)
+    check(describe(mode, dtype=dtypes.bfloat16, **DOTS[name]), threads=(1, 3) if "pointwise" in name else (2,))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bfloat16_without_dot_products(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution_winograd, "_WORTH", 0)
+    c = describe(mode, dtype=dtypes.bfloat16, **NAMED["3x3"])
+    wide = replace(processor(), vector_bytes=64, vector_registers=32, bf16_dot=True)
+    epilogue = StoreEpilogue(2, c.result_strides, c.dtype, lane=result_lane(c))
+    kernels = [lower(c, epilogue, p) for p in (wide, replace(wide, bf16_dot=False))]
+    assert ["dpbf16ps" in k.generate() for k in kernels] == [True, False]
+    assert kernels[0].key != kernels[1].key
+    check(c, threads=(2,), host=replace(processor(), bf16_dot=False))
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16], ids=lambda d: d.name)
+def test_a_nan_stays_out_of_weights_that_it_is_not_multiplied_with(dtype: DType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word of positions at the end of an odd row must not bring one of x that meets no gradient."""
+    monkeypatch.setattr(convolution_winograd, "_WORTH", 0)
+    for kernel, size in (((1, 3, 3), (1, 3, 5)), ((1, 1, 1), (1, 3, 5))):
+        c = describe("weight_grad", 1, 16, 16, size, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2), dtype=dtype)
+        x, g = random_operands(c)
+        x[0, 3, 0, 1, 4] = np.nan
+        found, expected = run(c, [x, g], 1), definition(c, x, g)
+        assert np.array_equal(np.isnan(found), np.isnan(expected))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("first", [FIRST_, ODD], ids=["row-major", "odd"])
 @pytest.mark.parametrize("name", ["3x3", "depthwise", "one channel", "1x1", "groups"])
 def test_other_layouts(name: str, first: Any, mode: str) -> None:
     second = ODD if first == FIRST_ else LAST
-    check(describe(mode, first=first, second=second, result=ODD, **NAMED[name]), threads=(2,))
+    for dtype in (dtypes.float32, dtypes.bfloat16):
+        check(describe(mode, first=first, second=second, result=ODD, dtype=dtype, **NAMED[name]), threads=(2,))
 
 
 WINOGRAD: dict[str, dict[str, Any]] = {
@@ -329,6 +381,7 @@ def convolutions(draw: st.DrawFn) -> Convolution:
         tuple(size), tuple(kernel), tuple(triple["stride"]), tuple(triple["padding"]),  # type: ignore[arg-type]
         tuple(triple["dilation"]), groups, first=draw(orders), second=draw(orders),  # type: ignore[arg-type]
         result=draw(orders), extra=draw(st.sampled_from([(0, 0, 0), (0, 0, 0), (1, 1, 1)])),
+        dtype=draw(st.sampled_from([dtypes.float32, dtypes.float32, dtypes.bfloat16])),
     )  # fmt: skip
 
 

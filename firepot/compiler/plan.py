@@ -1,0 +1,173 @@
+"""The plan of a program: all that running it takes, as plain values without the graph, so that it can lie on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from firepot.compiler.program import Program
+from firepot.kernels.kernel import Kernel
+from firepot.runtime import engine
+from firepot.runtime.program import ARENA, FIRST
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One kernel and its operands.
+
+    code:     where the engine finds its object code
+    scratch, parallel, unordered: as of `Kernel`
+    operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
+    workspace: byte offset in the arena, or −1
+    kept:     number of the memory, among the plan's `kept`, that is its workspace from run to run; −1: none
+    """
+
+    code: engine.Code
+    scratch: int
+    parallel: bool
+    unordered: bool
+    operands: tuple[tuple[int, int], ...]
+    workspace: int
+    kept: int
+
+    def kernel(self) -> Kernel:
+        """What the runtime wants to know of the kernel."""
+        return Kernel(
+            key=self.code.digest, generate=_nothing, phases=tuple(self.code.exports()), label=self.code.label,
+            scratch=self.scratch, parallel=self.parallel, unordered=self.unordered,
+        )  # fmt: skip
+
+
+def _nothing() -> str:
+    raise RuntimeError("a planned kernel has its object code, and no text")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an Executor runs.
+
+    steps:     in order
+    inputs:    how many values are given to each run
+    arena:     bytes of memory for intermediate values and workspaces
+    guard:     the step before which errors end the run; len(steps): none
+    fresh:     (output number, bytes) of the outputs with memory of their own
+    outputs:   for each output where it is found: ('fresh', index), ('input', number), or ('output', number) of an
+               earlier one that is the same
+    donated:   numbers of the inputs that are overwritten
+    constants: numbers of the inputs that prepared steps depend on
+    kept:      bytes of each workspace that is kept from run to run
+    checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
+    frugal:    whether an arena is let go that is larger than needed: there is a memory budget
+    """
+
+    steps: tuple[PlannedStep, ...]
+    inputs: int
+    arena: int
+    guard: int
+    fresh: tuple[tuple[int, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    donated: tuple[int, ...]
+    constants: tuple[int, ...]
+    kept: tuple[int, ...]
+    checks: Mapping[int, tuple[int, str, bool]]
+    frugal: bool
+
+
+def plan_of(program: Program) -> Plan:
+    """The plan of a program that was built."""
+    fresh: list[tuple[int, int]] = []
+    base_of_output: dict[int, int] = {}
+    outputs: list[tuple[str, int]] = []
+    for number, (where, storage) in enumerate(program.outputs):
+        if storage is None:
+            outputs.append(("output", where) if where >= 0 else ("input", -1 - where))
+        elif number in program.donated:
+            base_of_output[number] = FIRST + program.donated[number]
+            outputs.append(("input", program.donated[number]))
+        else:
+            base_of_output[number] = FIRST + program.input_count + len(fresh)
+            outputs.append(("fresh", len(fresh)))
+            fresh.append((number, max(storage.size * storage.dtype.size, 1)))
+    kept: list[int] = []
+    kept_numbers: dict[tuple[int, int, str, int], int] = {}
+    steps = []
+    for t, step in enumerate(program.steps):
+        operands = []
+        for storage, offset in step.operands:
+            kind, where = program.places[storage.number]
+            if kind == "input":
+                operands.append((FIRST + where, offset))
+            elif kind == "output":
+                operands.append((base_of_output[where], offset))
+            else:
+                operands.append((ARENA, where + offset))
+        kernel = step.kernel
+        own = -1
+        if t in program.prepared:
+            # One workspace for all steps that put the same there, as they run one after another.
+            own = kept_numbers.setdefault(program.preparation(t)[0], len(kept))
+            if own == len(kept):
+                kept.append(kernel.workspace)
+        code = engine.Code(engine.digest(kernel), len(kernel.phases), kernel.label)
+        steps.append(
+            PlannedStep(
+                code, kernel.scratch, kernel.parallel, kernel.unordered, tuple(operands),
+                -1 if own >= 0 else program.workspaces[t], own,
+            )
+        )  # fmt: skip
+    return Plan(
+        steps=tuple(steps),
+        inputs=program.input_count,
+        arena=program.arena,
+        guard=program.guard_step,
+        fresh=tuple(fresh),
+        outputs=tuple(outputs),
+        donated=tuple(sorted(set(program.donated.values()))),
+        constants=tuple(sorted(set(program.prepared.values()))),
+        kept=tuple(kept),
+        checks=program.checks,
+        frugal=program.budget is not None,
+    )
+
+
+def to_bytes(plan: Plan) -> bytes:
+    """The plan as JSON. Codes that several steps share are written once."""
+    codes: dict[engine.Code, int] = {}
+    steps = [
+        (codes.setdefault(s.code, len(codes)), s.scratch, s.parallel, s.unordered, s.operands, s.workspace, s.kept)
+        for s in plan.steps
+    ]
+    content = {
+        "codes": list(codes), "steps": steps, "inputs": plan.inputs, "arena": plan.arena, "guard": plan.guard,
+        "fresh": plan.fresh, "outputs": plan.outputs, "donated": plan.donated, "constants": plan.constants,
+        "kept": plan.kept, "checks": list(plan.checks.items()), "frugal": plan.frugal,
+    }  # fmt: skip
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def from_bytes(data: bytes) -> Plan:
+    """What `to_bytes` was given."""
+    content = json.loads(data)
+    codes = [engine.Code(*c) for c in content["codes"]]
+    return Plan(
+        steps=tuple(
+            PlannedStep(codes[code], scratch, parallel, unordered, _pairs(operands), workspace, kept)
+            for code, scratch, parallel, unordered, operands, workspace, kept in content["steps"]
+        ),
+        inputs=content["inputs"],
+        arena=content["arena"],
+        guard=content["guard"],
+        fresh=_pairs(content["fresh"]),
+        outputs=_pairs(content["outputs"]),
+        donated=tuple(content["donated"]),
+        constants=tuple(content["constants"]),
+        kept=tuple(content["kept"]),
+        checks={site: (size, message, negative) for site, (size, message, negative) in content["checks"]},
+        frugal=content["frugal"],
+    )
+
+
+def _pairs(values: Sequence[Sequence[Any]]) -> tuple[tuple[Any, Any], ...]:
+    return tuple((a, b) for a, b in values)
