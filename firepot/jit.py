@@ -339,7 +339,7 @@ def jit(
         memory_budget: the most memory that a call may take beyond what exists already (arguments, parameters,
             optimiser state): intermediate values, workspaces, packed weights, and results, among them the gradients
             that it leaves in `.grad`. Bytes, or a string in powers of 1024: "500MB", "2GB". What would not fit is not
-            kept for the backward pass but computed again there, with equal results, as little of it as will do.
+            kept for the backward pass but computed again there, with equal results, as little of it as will do. Not together with `dynamic`.
 
     Returns: a Jitted; its `traces` counts captures, its `compilations` tells why each was made.
     Raises (the Jitted): TypeError for arguments that are neither tensors, containers of them nor hashable; MemoryError
