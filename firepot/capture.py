@@ -435,22 +435,25 @@ class Recorded(simplify.Recorded):
     reason: str
 
 
-def compile_exactly(recorded: Recorded, origins: list[tuple[int, Node | None]] | None = None) -> Executor:
+def compile_exactly(
+    recorded: Recorded, origins: list[tuple[int, Node | None]] | None = None, memory_budget: int | None = None
+) -> Executor:
     """The program for the very sizes of the recording."""
     from firepot.compiler.driver import compiled  # here, because the compiler is much of `import firepot`'s time
 
-    return compiled(recorded, recorded.donations, recorded.name, recorded.reason, recorded.constants, origins)
+    return compiled(recorded, recorded.donations, recorded.name, recorded.reason, recorded.constants, origins, memory_budget)
 
 
 def record(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], capture: Capture, reason: str,
-    compile: Callable[[Recorded], Any] | None = None,
+    compile: Callable[[Recorded], Any] | None = None, memory_budget: int | None = None,
 ) -> tuple[Trace, list[Tensor]]:  # fmt: skip
     """(the function's trace, the argument tensors that it is to be run on). All tensors are as before afterwards.
 
     `compile` makes what runs of the graph; left out, a program for the very sizes.
 
-    Raises: TraceError where the function looks at a value; and whatever the function raises.
+    Raises: TraceError where the function looks at a value; MemoryError where its program needs more than the budget;
+    and whatever the function raises.
     """
     arguments: list[Tensor] = []
     template = strip((args, kwargs), arguments)
@@ -486,7 +489,9 @@ def record(
         if compile is not None:
             trace.executor = compile(recorded)
         else:
-            trace.executor = compile_exactly(recorded, trace.origins if capture._locate is not None else None)
+            trace.executor = compile_exactly(
+                recorded, trace.origins if capture._locate is not None else None, memory_budget
+            )
     except BaseException:
         capture.abandon()
         raise

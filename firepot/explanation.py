@@ -54,6 +54,7 @@ class KernelReport:
     line, module:  where the first of those operations was written, and in which layer; empty where it is not known
     derivative:    whether it computes part of a derivative of what is written there
     prepared:      whether it keeps what it makes of a constant input (packed weights); `seconds` is without making it
+    again:         whether it makes once more what was not kept, so that the memory budget is met
     """
 
     number: int
@@ -68,6 +69,7 @@ class KernelReport:
     module: str
     derivative: bool
     prepared: bool = False
+    again: bool = False
 
     @property
     def reached(self) -> float:
@@ -83,6 +85,8 @@ class Explanation:
     step_seconds:  one call of the program as it is run ordinarily, median
     total_seconds: the sum of the kernels' times, taken with a barrier after each kernel
     arena_bytes:   memory for intermediate values
+    memory_bytes:  the most that a call takes beyond its arguments and state: the arena, results, packed weights
+    memory_budget: what it may take, or None
     flops, bytes, floor_seconds: sums over the kernels
     peaks:         what this machine can do
     compile_seconds: what it took to plan the program and to compile, or load, its kernels
@@ -101,6 +105,8 @@ class Explanation:
         self.bytes = sum(k.bytes for k in kernels)
         self.floor_seconds = sum(k.floor_seconds for k in kernels)
         self.arena_bytes = program.arena
+        self.memory_bytes = program.memory
+        self.memory_budget = program.budget
         self.compile_seconds = program.compile_seconds
         self.peaks = peaks
         self.threads = threads
@@ -168,7 +174,7 @@ class Explanation:
     def _row(self, k: KernelReport) -> tuple[str, ...]:
         origin = " ".join(t for t in (("∂ " if k.derivative else "") + k.module, k.line) if t.strip())
         return (
-            str(k.number), (k.label if len(k.label) <= 44 else k.label[:43] + "…") + (" *" if k.prepared else ""),
+            str(k.number), (k.label if len(k.label) <= 44 else k.label[:43] + "…") + (" *" if k.prepared else "") + (" ↻" if k.again else ""),
             f"{k.seconds / max(self.total_seconds, 1e-12):.1%}", _seconds(k.seconds),
             _amount(k.flops), _amount(k.flops / max(k.seconds, 1e-12)),
             _amount(k.bytes), _amount(k.bytes / max(k.seconds, 1e-12)),
@@ -180,11 +186,14 @@ class Explanation:
         lines = [
             f"{self.name}: {len(self.kernels)} kernels, {_seconds(self.step_seconds)} a call on {self.threads} "
             f"thread{'s' if self.threads > 1 else ''} ({_seconds(self.total_seconds)} with a barrier after each kernel)",
-            f"arena {_amount(self.arena_bytes)}B; {_amount(self.flops)}flop, {_amount(self.bytes)}B moved; the machine's "
+            self._memory(),
+            f"{_amount(self.flops)}flop, {_amount(self.bytes)}B moved; the machine's "
             f"peak is {_amount(self.peaks.flops)}flop/s and {_amount(self.peaks.bandwidth)}B/s",
             "",
             self.table("time", most),
         ]
+        if any(k.again for k in self.kernels):
+            lines += ["", "↻ computed again, to keep within the memory budget"]
         if any(k.prepared for k in self.kernels):
             lines += ["", "* keeps what it makes of constant weights; that it was made already is assumed"]
         if self.compilations:
@@ -192,6 +201,14 @@ class Explanation:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _memory(self) -> str:
+        text = f"memory {_amount(self.memory_bytes)}B beside arguments and state, of it arena {_amount(self.arena_bytes)}B"
+        if self.memory_budget is None:
+            return text
+        again = [k for k in self.kernels if k.again]
+        share = sum(k.seconds for k in again) / max(self.total_seconds, 1e-12)
+        return f"{text}; budget {_amount(self.memory_budget)}B: {len(again)} kernels run again, {share:.1%} of the time"
 
 
 def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
@@ -225,7 +242,8 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     try:
         with pool.lock:
             capture = Capture(_place)
-            trace, arguments = record(plain, args, kwargs, capture, "asked for by fp.explain")
+            budget = jitted.memory_budget if jitted is not None else None
+            trace, arguments = record(plain, args, kwargs, capture, "asked for by fp.explain", memory_budget=budget)
             capture.abandon()
             history = jitted.compilations if jitted is not None else [log.recent[-1]]
             return _measured(name, trace, capture, arguments, history)
@@ -269,6 +287,7 @@ def _measured(
                 module=place.module,
                 derivative=derivative,
                 prepared=number in program.prepared,
+                again=step.again,
             )
         )
     return Explanation(name, program, kernels, statistics.median(whole), peaks, pool.get_num_threads(), compilations)

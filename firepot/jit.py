@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -56,18 +57,23 @@ class Jitted:
     traces:       how often it was captured
     programs:     how many programs were compiled: one a capture, but for sizes that vary (`dynamic`), which share
     compilations: each capture (the latest 1024), with the reason why no program made before would do
+    memory_budget: bytes that a call may take, if a bound was given
     """
 
     def __init__(
         self, function: Callable[..., Any], pad: Sequence[Pad] = (), max_traces: int = 64, dynamic: Dynamic = (),
+        memory_budget: int | str | None = None,
     ) -> None:  # fmt: skip
         if pad and dynamic:
             raise ValueError("fp.jit: give pad= or dynamic=, not both")
+        if memory_budget is not None and dynamic:
+            raise ValueError("fp.jit: give memory_budget= or dynamic=, not both; pad= goes with a budget")
         if max_traces < 1:
             raise ValueError(f"fp.jit: max_traces must be at least 1, got {max_traces}")
         functools.update_wrapper(self, function)
         self.function = function
         self.max_traces = max_traces
+        self.memory_budget = None if memory_budget is None else _bytes(memory_budget)
         self.traces = 0
         self.programs = 0
         self.compilations: list[Compilation] = []
@@ -106,7 +112,9 @@ class Jitted:
 
     def _capture(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         compile = self._varying.compiler(args, kwargs, self._new_capture) if self._varying is not None else None
-        trace, arguments = record(self.function, args, kwargs, self._new_capture(), self._reason(key), compile)
+        trace, arguments = record(
+            self.function, args, kwargs, self._new_capture(), self._reason(key), compile, self.memory_budget
+        )
         self.traces += 1
         self._traces.setdefault(key, []).append(trace)
         self._traces.move_to_end(key)
@@ -273,19 +281,38 @@ def _outside() -> int:
     return level - 1
 
 
+_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+
+
+def _bytes(amount: int | str) -> int:
+    """An amount of memory as a number of bytes."""
+    if isinstance(amount, bool) or not isinstance(amount, (int, str)):
+        raise TypeError(f"fp.jit: memory_budget must be a number of bytes or a string like '2GB', not {amount!r}")
+    if isinstance(amount, str):
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)([KMGT]?)(I?B)?", amount.replace(" ", "").upper())
+        if found is None:
+            raise ValueError(f"fp.jit: memory_budget={amount!r} is no amount of memory; write '500MB', '1.5GB' or bytes")
+        amount = int(float(found[1]) * _UNITS[found[2] + "B"])
+    if amount < 1:
+        raise ValueError(f"fp.jit: memory_budget must be positive, got {amount}")
+    return amount
+
+
 @overload
 def jit(
-    function: Callable[..., Any], *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64
-) -> Jitted: ...
+    function: Callable[..., Any], *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64,
+    memory_budget: int | str | None = None,
+) -> Jitted: ...  # fmt: skip
 @overload
 def jit(
-    *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64
+    *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64, memory_budget: int | str | None = None
 ) -> Callable[[Callable[..., Any]], Jitted]: ...
 
 
 def jit(
-    function: Callable[..., Any] | None = None, *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64
-) -> Any:
+    function: Callable[..., Any] | None = None, *, dynamic: Dynamic = (), pad: Sequence[Pad] = (), max_traces: int = 64,
+    memory_budget: int | str | None = None,
+) -> Any:  # fmt: skip
     """Capture `function` as one native program for each combination of argument shapes, dtypes and Python values.
 
     Tensors passed in are inputs; tensors that it closes over (parameters, momenta, running statistics, the random
@@ -309,9 +336,14 @@ def jit(
             are those of exact shapes. Without it, each size gets a program of its own.
         pad: the same with the surplus left to the function to mask, which is told the true size (see `fp.Pad`).
         max_traces: programs kept; beyond, the one not used for longest is dropped.
+        memory_budget: the most memory that a call may take beyond what exists already (arguments, parameters,
+            optimiser state): intermediate values, workspaces, packed weights, and results, among them the gradients
+            that it leaves in `.grad`. Bytes, or a string in powers of 1024: "500MB", "2GB". What would not fit is not
+            kept for the backward pass but computed again there, with equal results, as little of it as will do. Not together with `dynamic`.
 
     Returns: a Jitted; its `traces` counts captures, its `compilations` tells why each was made.
-    Raises (the Jitted): TypeError for arguments that are neither tensors, containers of them nor hashable.
+    Raises (the Jitted): TypeError for arguments that are neither tensors, containers of them nor hashable; MemoryError
+        before anything runs where memory_budget cannot be met, with the smallest one that works.
 
     >>> model = nn.Linear(3, 1)
     >>> opt = fp.optim.SGD(model.parameters(), lr=0.1)
@@ -327,8 +359,10 @@ def jit(
     (True, 1)
     """
     if function is None:
-        return functools.partial(Jitted, pad=pad, max_traces=max_traces, dynamic=dynamic)
-    return Jitted(function, pad, max_traces, dynamic)
+        return functools.partial(
+            Jitted, pad=pad, max_traces=max_traces, dynamic=dynamic, memory_budget=memory_budget
+        )
+    return Jitted(function, pad, max_traces, dynamic, memory_budget)
 
 
 __all__ = ["Jitted", "TraceError", "Varying", "jit"]

@@ -10,11 +10,12 @@ from typing import Any
 from firepot.compiler import debug, plan_cache, simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import build
+from firepot.compiler.rematerialise import OverBudget
 from firepot.compiler.simplify import Recorded
 from firepot.compiler.statistics import Compilation, log
 from firepot.graph.node import Node, collection_paused
 from firepot.graph.primitives.elementwise import constant_primitive, is_leaf
-from firepot.runtime.buffer import Buffer
+from firepot.runtime.buffer import Buffer, readable
 
 _MAXIMAL_PROGRAMS = 512
 _programs: OrderedDict[Hashable, Executor] = OrderedDict()
@@ -44,7 +45,7 @@ def evaluate(nodes: Sequence[Node]) -> None:
 
 def compiled(
     graph: Recorded, donations: dict[int, int], name: str, reason: str, constants: Sequence[int] = (),
-    origins: list[tuple[int, Node | None]] | None = None,
+    origins: list[tuple[int, Node | None]] | None = None, budget: int | None = None,
 ) -> Executor:  # fmt: skip
     """Native code for a recorded graph, logged under `name` with the reason.
 
@@ -53,7 +54,10 @@ def compiled(
 
     Args:
         donations, constants: as of `build`, of the graph's leaves and outputs.
+        budget: as of `build`.
         origins: filled with where the program's nodes come from, as by `simplify`; it is built anew then.
+
+    Raises: MemoryError where no program was found that keeps within the budget.
     """
     start = time.perf_counter()
     # All that `build` gets, and so all that its program depends on, is in the plan's name.
@@ -62,6 +66,7 @@ def compiled(
         "inputs": tuple([places[n] for n in graph.order if is_leaf(n)]),
         "donations": tuple(sorted(donations.items())),
         "constants": tuple(constants),
+        "budget": budget,
     }
     planned = plan_cache.name_of(graph.key, settings) if origins is None else None
     executor = plan_cache.load(planned) if planned is not None else None
@@ -69,7 +74,14 @@ def compiled(
     if executor is None:
         with collection_paused():
             placeholders, copies = simplify.simplify(graph.order, graph.leaves, graph.outputs, origins=origins)
-            program = build(placeholders, copies, dict(settings["donations"]), constants=settings["constants"])
+            try:
+                program = build(placeholders, copies, dict(donations), constants=constants, budget=budget)
+            except OverBudget as found:
+                assert budget is not None
+                raise MemoryError(
+                    f"{name} does not fit into memory_budget={budget} ({readable(budget)}), whatever is computed again; "
+                    f"the smallest budget that works is {found.smallest} bytes ({readable(found.smallest)})"
+                ) from None
             executor = Executor(program)
         if planned is not None:
             plan_cache.store(planned, executor)

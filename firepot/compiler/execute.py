@@ -54,8 +54,9 @@ class Executor:
                 runtime.Step(step.kernel(), tuple(operands), number == plan.guard, prepared=step.kept >= 0)
             )
         self.executable = runtime.Executable(
-            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=functions
-        )
+            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=functions,
+            frugal=plan.frugal,
+        )  # fmt: skip
         self.donated = plan.donated
         self._prepared_for: list[tuple[weakref.ref[Buffer], int]] | None = None
         self._only_fresh = len(plan.fresh) == len(plan.outputs)

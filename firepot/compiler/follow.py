@@ -43,15 +43,23 @@ def follow(
         overwritten: of outputs that may take the place of an input, that input.
     """
     result = list(groups)
+    readers: dict[Node, int] = {}  # how many kernels load a value
+    for g in result:
+        for n in g.inputs:
+            readers[n] = readers.get(n, 0) + 1
     check = max((k for k, g in enumerate(result) if g.checks_an_index()), default=-1)
     at = 0
     while at < len(result):
         group = result[at]
-        joined = None if group.opaque or group.folded else _join(result, at, storage, needed, overwritten, check)
+        joined = None if group.opaque or group.folded else _join(result, at, storage, needed, readers, overwritten, check)
         if joined is None:
             at += 1
             continue
         place, source, merged = joined
+        for n in [*result[source].inputs, *group.inputs]:
+            readers[n] -= 1
+        for n in merged.inputs:
+            readers[n] += 1
         result[place] = merged if place == source else result[place]
         if place != source:
             result.insert(place + 1, merged)
@@ -61,17 +69,19 @@ def follow(
 
 
 def _join(
-    groups: Sequence[Group], at: int, storage: dict[Node, Storage], needed: set[Node],
+    groups: Sequence[Group], at: int, storage: dict[Node, Storage], needed: set[Node], readers: dict[Node, int],
     overwritten: dict[Node, Node], check: int,
 ) -> tuple[int, int, Group] | None:  # fmt: skip
     """(the position after which the joined group runs, that of the product, the joined group)."""
     group = groups[at]
+    products = {n for n in group.inputs if _followed(n) and n.size == group.roots[0].size != 0}
     for source in range(at - 1, -1, -1):
+        if not products:
+            break
         first = groups[source].roots[0]
-        if first not in group.inputs or not _followed(first) or not groups[source].opaque:
+        if first not in products:
             continue
-        if first.size != group.roots[0].size or first.size == 0:
-            continue
+        products.discard(first)
         others = group.inputs - {first}
         replaced = {overwritten[r] for r in group.roots if r in overwritten}
         place = source
@@ -87,8 +97,9 @@ def _join(
             continue
         roots = [*groups[source].roots, *group.roots]
         merged = Group(roots, first.shape, opaque=True, inputs=groups[source].inputs | others)
-        elsewhere = needed.union(*(g.inputs for k, g in enumerate(groups) if k not in (source, at)))
-        if following(merged, storage, elsewhere.intersection(roots)) is not None:
+        parts = (groups[source], group)
+        kept = {r for r in roots if r in needed or readers.get(r, 0) > sum(r in g.inputs for g in parts)}
+        if following(merged, storage, kept) is not None:
             return place, source, merged
     return None
 
@@ -110,7 +121,7 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
     axes = tuple(Axis(name, s) for name, s in zip(names, contraction.shape, strict=True))
     position: Position = tuple(Index.of(a) for a in axes)
     finished = Finished(axes, contraction.dtype)
-    emitter = Emitter({n: s for n, s in storage.items() if n not in group.roots})
+    emitter = Emitter(storage, set(group.roots))
     emitter.local[contraction] = (position, giver(finished))
     places: dict[Node, Position] = {contraction: position}
     stages = []
@@ -119,7 +130,7 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
         stages.append(Store(emitter.operand(own), own.locate(position), finished))
     try:
         for root in sorted(roots, key=lambda r: r.sequence):
-            place = _place(root, places, emitter.storage)
+            place = _place(root, places, emitter)
             if place is None:
                 return None
             expr = emitter.compute(root, place)
@@ -137,17 +148,17 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
     return None
 
 
-def _place(node: Node, places: dict[Node, Position], storage: dict[Node, Storage]) -> Position | None:
+def _place(node: Node, places: dict[Node, Position], emitter: Emitter) -> Position | None:
     """The position of `node` that belongs to the product's position, found along one path between them."""
     found = places.get(node)
     if found is not None:
         return found
     primitive = node.primitive
-    if node in storage or ew.is_leaf(node):
+    if (node in emitter.storage and node not in emitter.own) or ew.is_leaf(node):
         return None
     if isinstance(primitive, Elementwise):
         for i in node.inputs:
-            inner = _place(i, places, storage)
+            inner = _place(i, places, emitter)
             if inner is not None:
                 places[node] = inner
                 return inner
@@ -155,7 +166,7 @@ def _place(node: Node, places: dict[Node, Position], storage: dict[Node, Storage
     if not isinstance(primitive, View) or len(node.inputs) != 1:
         return None
     source = node.inputs[0]
-    inner = _place(source, places, storage)
+    inner = _place(source, places, emitter)
     if inner is None:
         return None
     if primitive is views.permute_primitive:

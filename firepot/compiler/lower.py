@@ -33,13 +33,14 @@ class Access:
 @dataclass(frozen=True)
 class Step:
     """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loop nest if any;
-    for a loop over other kernels, those."""
+    for a loop over other kernels, those; whether it makes its nodes a second time."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
     nodes: tuple[Node, ...]
     nest: Nest | None = None
     plan: Plan | None = None
+    again: bool = False
 
 
 def stored_under(node: Node, storage: dict[Node, Storage]) -> Node:

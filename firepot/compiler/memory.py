@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,20 +25,19 @@ def plan(intervals: Sequence[Interval]) -> tuple[list[int], int]:
     sizes alive at one step; on networks this comes within a few percent of it.
     """
     offsets = [0] * len(intervals)
-    placed: list[tuple[int, int, Interval]] = []  # (offset, end, interval), by offset
+    placed: list[tuple[int, int, int, int]] = []  # (offset, end, first, last), by offset
     total = 0
     for number in sorted(range(len(intervals)), key=lambda n: -intervals[n].size):
         block = intervals[number]
         size = (block.size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+        first, last = block.first, block.last
         offset = 0
-        for start, end, other in placed:
-            if other.last < block.first or block.last < other.first:
-                continue
+        for start, end, _, _ in [p for p in placed if p[3] >= first and p[2] <= last]:
             if start - offset >= size:
                 break
-            offset = max(offset, end)
+            if end > offset:
+                offset = end
         offsets[number] = offset
-        placed.append((offset, offset + size, block))
-        placed.sort(key=lambda p: p[0])
+        insort(placed, (offset, offset + size, first, last))
         total = max(total, offset + size)
     return offsets, total

@@ -62,6 +62,7 @@ class Plan:
     constants: numbers of the inputs that prepared steps depend on
     kept:      bytes of each workspace that is kept from run to run
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
+    frugal:    whether an arena is let go that is larger than needed: there is a memory budget
     """
 
     steps: tuple[PlannedStep, ...]
@@ -74,6 +75,7 @@ class Plan:
     constants: tuple[int, ...]
     kept: tuple[int, ...]
     checks: Mapping[int, tuple[int, str, bool]]
+    frugal: bool
 
 
 def plan_of(program: Program) -> Plan:
@@ -108,10 +110,7 @@ def plan_of(program: Program) -> Plan:
         own = -1
         if t in program.prepared:
             # One workspace for all steps that put the same there, as they run one after another.
-            assert kernel.prepares is not None
-            operand, what = kernel.prepares
-            prepared, offset = step.operands[operand]
-            own = kept_numbers.setdefault((prepared.number, offset, what, kernel.workspace), len(kept))
+            own = kept_numbers.setdefault(program.preparation(t)[0], len(kept))
             if own == len(kept):
                 kept.append(kernel.workspace)
         code = engine.Code(engine.digest(kernel), len(kernel.phases), kernel.label)
@@ -132,6 +131,7 @@ def plan_of(program: Program) -> Plan:
         constants=tuple(sorted(set(program.prepared.values()))),
         kept=tuple(kept),
         checks=program.checks,
+        frugal=program.budget is not None,
     )
 
 
@@ -145,7 +145,7 @@ def to_bytes(plan: Plan) -> bytes:
     content = {
         "codes": list(codes), "steps": steps, "inputs": plan.inputs, "arena": plan.arena, "guard": plan.guard,
         "fresh": plan.fresh, "outputs": plan.outputs, "donated": plan.donated, "constants": plan.constants,
-        "kept": plan.kept, "checks": list(plan.checks.items()),
+        "kept": plan.kept, "checks": list(plan.checks.items()), "frugal": plan.frugal,
     }  # fmt: skip
     return json.dumps(content, separators=(",", ":")).encode()
 
@@ -168,6 +168,7 @@ def from_bytes(data: bytes) -> Plan:
         constants=tuple(content["constants"]),
         kept=tuple(content["kept"]),
         checks={site: (size, message, negative) for site, (size, message, negative) in content["checks"]},
+        frugal=content["frugal"],
     )
 
 

@@ -15,12 +15,14 @@ from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, 
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
 from firepot.compiler.loop import dense
 from firepot.compiler.lower import Lowering, Step, access, stored_under
-from firepot.compiler.memory import Interval, plan
+from firepot.compiler.place import place
+from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import check_sites, is_leaf
 from firepot.kernels.llvm import nest as nest_generator
+from firepot.runtime.buffer import size_class
 from firepot.runtime.processor import processor
 
 
@@ -30,16 +32,17 @@ class Program:
 
     steps:     kernels with their operands, in order
     arena:     bytes of memory for intermediate values and workspaces
-    places:    for each stored value by number: ('input', i), ('output', i) or ('arena', byte offset)
+    places:    by number of each stored value: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
     prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
+    budget:    bytes that a run was allowed to take, where a budget was given
     """
 
     steps: list[Step]
     arena: int
-    places: list[tuple[str, int]]
+    places: dict[int, tuple[str, int]]
     workspaces: list[int]
     outputs: list[tuple[int, Storage | None]]
     input_count: int
@@ -49,10 +52,41 @@ class Program:
     checks: dict[int, tuple[int, str, bool]] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
+    budget: int | None = None
 
     def outputs_stored(self) -> list[tuple[int, Storage]]:
         """(output number, storage) of the outputs that the program writes itself."""
         return [(n, s) for n, (_, s) in enumerate(self.outputs) if s is not None]
+
+    def fresh(self) -> list[tuple[int, int]]:
+        """(output number, bytes) of the outputs that get memory of their own at each run."""
+        stored = [(n, s) for n, s in self.outputs_stored() if n not in self.donated]
+        return [(n, max(s.size * s.dtype.size, 1)) for n, s in stored]
+
+    def kept(self) -> dict[tuple[int, int, str, int], int]:
+        """Bytes of the workspaces that prepared steps keep from run to run, by what is put there."""
+        found = {}
+        for t in self.prepared:
+            key, size = self.preparation(t)
+            found[key] = size
+        return found
+
+    def preparation(self, t: int) -> tuple[tuple[int, int, str, int], int]:
+        """(what a prepared step keeps, its bytes): one for all that put the same there, as they run one after another."""
+        step = self.steps[t]
+        assert step.kernel.prepares is not None
+        operand, what = step.kernel.prepares
+        storage, offset = step.operands[operand]
+        return (storage.number, offset, what, step.kernel.workspace), step.kernel.workspace
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a run takes beyond its inputs, as the allocator counts them: the arena, results, kept workspaces.
+
+        An upper bound: results may also take over memory that is no longer needed.
+        """
+        blocks = [self.arena, *(size for _, size in self.fresh()), *self.kept().values()]
+        return sum(size_class(b) for b in blocks if b)
 
 
 @dataclass(frozen=True)
@@ -82,6 +116,7 @@ def build(
     donations: dict[int, int] | None = None,
     passes: Passes = ALL_PASSES,
     constants: Sequence[int] = (),
+    budget: int | None = None,
 ) -> Program:
     """Compile the graph of `outputs` over the placeholders `inputs`.
 
@@ -90,6 +125,9 @@ def build(
             may be written over it where every read comes first.
         passes: the optimisations to make.
         constants: numbers of inputs that as a rule are the same from run to run.
+        budget: bytes that a run may take (`Program.memory`); values are made again rather than kept until it does.
+
+    Raises: OverBudget where no program was found that takes so little.
     """
     start = time.perf_counter()
     order = topological(outputs, is_leaf)
@@ -108,13 +146,23 @@ def build(
     overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
     if passes.schedule:
         final = set(outputs)
-        within = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
-        groups = schedule(groups, within, overwritten)
+        inner = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
+        groups = schedule(groups, inner, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
-    prepared = _prepared(steps, storage, inputs, constants) if passes.prepare else {}
-    program = _place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared)
+
+    def program_of(steps: list[Step], prepare: bool) -> Program:
+        prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
+        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys())
+        return Program(
+            steps, placed.arena, placed.places, placed.workspaces, placed.outputs, len(inputs), placed.guard_step,
+            placed.donated, prepared,
+        )  # fmt: skip
+
+    program = program_of(steps, passes.prepare)
+    if budget is not None:
+        program = within(budget, program, storage, inputs, outputs, program_of)
     program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
     program.results = tuple(outputs)
     program.compile_seconds = time.perf_counter() - start
@@ -217,96 +265,3 @@ def _prepared(
             if number in constant:
                 found[t] = constant[number]
     return found
-
-
-def _place(
-    steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
-    donations: dict[int, int], share_memory: bool, prepared: dict[int, int],
-) -> Program:  # fmt: skip
-    """Decide where each stored value lives."""
-    by_number = {s.number: s for s in storage.values()}
-    places: list[tuple[str, int]] = [("unused", 0)] * len(by_number)
-    for i, node in enumerate(inputs):
-        places[storage[node].number] = ("input", i)
-    program_outputs: list[tuple[int, Storage | None]] = []
-    for i, node in enumerate(outputs):
-        number = storage[node].number
-        kind, where = places[number]
-        if kind == "unused":
-            places[number] = ("output", i)
-            program_outputs.append((i, storage[node]))
-        else:  # an argument returned as it is, or the same result twice
-            program_outputs.append((where if kind == "output" else -1 - where, None))
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for t, step in enumerate(steps):
-        for s, _ in step.operands:
-            first.setdefault(s.number, t)
-            last[s.number] = t
-    donated, guard = _donate(steps, storage, inputs, outputs, donations, places, first, last)
-    inner = [n for n in first if places[n][0] == "unused"]
-    intervals = [Interval(by_number[n].size * by_number[n].dtype.size, first[n], last[n]) for n in inner]
-    with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace and t not in prepared]
-    intervals += [Interval(steps[t].kernel.workspace, t, t) for t in with_workspace]
-    if not share_memory:
-        intervals = [Interval(i.size, 0, len(steps)) for i in intervals]
-    offsets, total = plan(intervals)
-    for n, offset in zip(inner, offsets, strict=False):
-        places[n] = ("arena", offset)
-    workspaces = [-1] * len(steps)
-    for t, offset in zip(with_workspace, offsets[len(inner) :], strict=True):
-        workspaces[t] = offset
-    return Program(steps, total, places, workspaces, program_outputs, len(inputs), guard, donated, prepared)
-
-
-def _donate(
-    steps: list[Step], storage: dict[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
-    donations: dict[int, int], places: list[tuple[str, int]], first: dict[int, int], last: dict[int, int],
-) -> tuple[dict[int, int], int]:  # fmt: skip
-    """(output -> input whose memory it takes, first step that overwrites an input).
-
-    An output may lie over an input if nothing reads the input after the step that writes the output, and that step
-    is a loop nest that reads the input only at the very position it then writes.
-    """
-    donated: dict[int, int] = {}
-    guard = len(steps)
-    returned = set(outputs)
-    assembled = {s.number for s in storage.values() if s.offset}
-    for o, i in donations.items():
-        if inputs[i] in returned:  # as another output, which must not change
-            continue
-        source, target = storage[inputs[i]], storage[outputs[o]]
-        if places[target.number] != ("output", o) or target.strides != source.strides or target.number in assembled:
-            continue
-        if target.size != source.size or target.dtype is not source.dtype or target.number not in first:
-            continue
-        t = first[target.number]
-        if last.get(source.number, -1) > t:
-            continue
-        if last.get(source.number, -1) == t and not _at_same_positions(steps[t], source, target):
-            continue
-        if _checks_an_index(steps[t], storage):  # it would overwrite state and find the error in one walk
-            continue
-        donated[o] = i
-        guard = min(guard, t)
-    return donated, guard
-
-
-def _checks_an_index(step: Step, storage: dict[Node, Storage]) -> bool:
-    waiting, seen = list(step.nodes), set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen or (node in storage and node not in step.nodes):
-            continue
-        seen.add(node)
-        if node.primitive.checks(node):
-            return True
-        waiting.extend(node.inputs)
-    return False
-
-
-def _at_same_positions(step: Step, source: Storage, target: Storage) -> bool:
-    """Whether the kernel reads the source only where it writes the target."""
-    read, written = (next(n for n, (s, _) in enumerate(step.operands) if s is x) for x in (source, target))
-    moved = [step.operands[n][1] - x.base * x.dtype.size for n, x in ((read, source), (written, target))]
-    return moved[0] == moved[1] and nest_generator.same_positions(step.kernel, read, written)

@@ -133,8 +133,8 @@ class Allocator:
             return _Mapping(size)
         except (OSError, MemoryError, ValueError, OverflowError):
             raise MemoryError(
-                f"no memory for a buffer of {_readable(asked)}: live ones hold {_readable(self._current)}, "
-                f"the most so far was {_readable(self._peak)}. Smaller batches, or fp.checkpoint, need less."
+                f"no memory for a buffer of {readable(asked)}: live ones hold {readable(self._current)}, "
+                f"the most so far was {readable(self._peak)}. Smaller batches, or fp.jit(memory_budget=...), need less."
             ) from None
 
 
@@ -147,6 +147,18 @@ def size_class(nbytes: int) -> int:
     if nbytes > _SMALL:
         quarter = max(quarter, mmap.PAGESIZE)
     return (nbytes + quarter - 1) // quarter * quarter
+
+
+def largest_within(nbytes: int) -> int:
+    """The largest size of which a block takes no more than `nbytes`; 0 where there is none."""
+    size = size_class(nbytes) if nbytes > 0 else 0
+    if size <= nbytes:
+        return size
+    low, high = 0, nbytes  # classes grow with the size
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size_class(middle) <= nbytes else (low, middle)
+    return low
 
 
 class _Mapping:
@@ -283,7 +295,8 @@ class _ArrayInterface:
         }
 
 
-def _readable(nbytes: int) -> str:
+def readable(nbytes: int) -> str:
+    """As people read it: "1.5 GB", in powers of 1024."""
     amount = float(nbytes)
     for unit in ("bytes", "KB", "MB", "GB"):
         if amount < 1024 or unit == "GB":

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import engine, pool, walker
-from firepot.runtime.buffer import Buffer
+from firepot.runtime.buffer import Buffer, size_class
 
 ARENA = walker.ARENA_BASE
 FIRST = walker.FIRST_FREE_BASE
@@ -88,9 +88,10 @@ class Arena:
         self.nbytes = 0
         self.address = 0
 
-    def reserve(self, nbytes: int) -> int:
-        """The address of at least `nbytes`. Only with `pool.lock` held. Raises MemoryError."""
-        if nbytes > self.nbytes:
+    def reserve(self, nbytes: int, frugal: bool = False) -> int:
+        """The address of at least `nbytes`, and, where frugal, of no more than a block of this size has. Only with
+        `pool.lock` held. Raises MemoryError."""
+        if nbytes > self.nbytes or (frugal and size_class(self.nbytes) > size_class(nbytes)):
             # Let the old block go first, so that both need not fit.
             self.clear()
             self._buffer = Buffer.empty(nbytes)
@@ -121,6 +122,7 @@ class Executable:
     bases:       how many addresses `run` takes
     arena_bytes: memory for intermediates
     repeatable:  no step overwrites what the program was given, so a run may end half-way and begin again
+    frugal:      let an arena go that is larger than this program needs
     functions:   the native functions of each step; None: the engine is asked for them
 
     Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
@@ -129,6 +131,7 @@ class Executable:
     def __init__(
         self, steps: Sequence[Step | Loop | tuple[Step | Loop, ...]], bases: int, arena_bytes: int = 0,
         arena: Arena = _arena, repeatable: bool = False, functions: Sequence[tuple[int, ...]] | None = None,
+        frugal: bool = False,
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.bases = bases
@@ -136,6 +139,7 @@ class Executable:
         kernels = list(_kernel_steps(self.steps))
         self.scratch_bytes = max((step.kernel.scratch for step in kernels), default=0)
         self.repeatable = repeatable
+        self.frugal = frugal
         self._arena = arena
         table: dict[str, tuple[int, ...]] = {}
         if functions is not None:
@@ -199,7 +203,7 @@ class Executable:
 
     def _prepare(self, call: Any) -> pool.ThreadPool:
         if self.arena_bytes:
-            call[walker.CALL_BASES + ARENA] = self._arena.reserve(self.arena_bytes)
+            call[walker.CALL_BASES + ARENA] = self._arena.reserve(self.arena_bytes, self.frugal)
         threads = pool.pool()
         if self.scratch_bytes:
             threads.reserve_scratch(self.scratch_bytes)

@@ -85,7 +85,7 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         explicit=_affine(nest),
         flops=operations(nest),
         bytes=traffic(nest),
-        aliases=aliases(nest) if not plan.folding else frozenset(),
+        aliases=_fold_aliases(nest) if plan.folding else aliases(nest),
     )
 
 
@@ -848,6 +848,22 @@ def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
                 if offsets == {stage.offset}:
                     pairs.add((operand, stage.operand))
     return frozenset(pairs)
+
+
+def _fold_aliases(nest: Nest) -> frozenset[tuple[int, int]]:
+    """The same of a nest that folds: no pass over the points that comes after the one that writes may read either.
+
+    Of the stages of one pass, all values of a point are computed before the first is written; stages without loops
+    of their own come one after the other.
+    """
+    later: dict[int, set[int]] = {}  # stage of a store -> operands that are loaded after it
+    groups = _stage_groups(nest)
+    passes = [part for g in groups for part in ([g] if g[0].axes else [[stage] for stage in g])]
+    read: set[int] = set()
+    for group in reversed(passes):
+        later.update((stage.operand, read) for stage in group if isinstance(stage, Store))
+        read = read | {load.operand for load in loads(Nest(nest.axes, tuple(group), nest.operands))}
+    return frozenset((r, w) for r, w in aliases(nest) if r not in later[w])
 
 
 def loads(nest: Nest) -> list[Load]:
