@@ -33,19 +33,19 @@ LOWER_PRECISION = frozenset((
     "scaled_dot_product_attention", "tensordot", "vecdot",
 ))  # fmt: skip
 
-# What computes in float32. Of torch's list the Fourier transforms, `polar`, `stft`, `view_as_complex` and the general
-# eigenvalues are names that Firepot does not have; padding by reflection or replication and max_pool3d ask by
-# themselves, as it depends on their arguments.
+# What computes in float32. Of torch's list `stft` is a name that Firepot does not have; padding by reflection or
+# replication and max_pool3d ask by themselves, as it depends on their arguments; fft2 and its like are fftn.
 FLOAT32 = frozenset((
     "adaptive_avg_pool3d", "adaptive_max_pool3d", "avg_pool3d", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "cdist", "cholesky", "cholesky_ex", "cholesky_inverse", "cholesky_solve", "cond",
-    "cosine_embedding_loss", "cross_entropy", "ctc_loss", "eigh", "eigvalsh", "fractional_max_pool2d",
-    "fractional_max_pool3d", "geqrf", "grid_sample", "hinge_embedding_loss", "householder_product", "huber_loss", "inv",
-    "inv_ex", "kl_div", "l1_loss", "lstsq", "lu_legacy", "lu_solve", "margin_ranking_loss", "matrix_rank",
-    "max_unpool1d", "max_unpool2d", "max_unpool3d", "mse_loss", "multi_margin_loss", "multilabel_margin_loss", "nanquantile",
-    "nll_loss", "ormqr", "pinverse", "poisson_nll_loss", "prod", "qr", "quantile", "smooth_l1_loss",
-    "soft_margin_loss", "solve", "svd", "svdvals", "tensorinv", "tensorsolve", "trace", "triangular_solve",
-    "triplet_margin_loss",
+    "binary_cross_entropy_with_logits", "cdist", "cholesky", "cholesky_ex", "cholesky_inverse", "cholesky_solve",
+    "cond", "cosine_embedding_loss", "cross_entropy", "ctc_loss", "eig", "eigh", "eigvals", "eigvalsh", "fft",
+    "fftn", "fractional_max_pool2d", "fractional_max_pool3d", "geqrf", "grid_sample", "hfft", "hinge_embedding_loss",
+    "householder_product", "huber_loss", "ifft", "ifftn", "ihfft", "inv", "inv_ex", "irfft",
+    "irfftn", "kl_div", "l1_loss", "lstsq", "lu_legacy", "lu_solve", "margin_ranking_loss", "matrix_rank",
+    "max_unpool1d", "max_unpool2d", "max_unpool3d", "mse_loss", "multi_margin_loss", "multilabel_margin_loss",
+    "nanquantile", "nll_loss", "ormqr", "pinverse", "poisson_nll_loss", "polar", "prod", "qr", "quantile", "rfft",
+    "rfftn", "smooth_l1_loss", "soft_margin_loss", "solve", "svd", "svdvals", "tensorinv", "tensorsolve",
+    "trace", "triangular_solve", "triplet_margin_loss", "view_as_complex",
 ))  # fmt: skip
 
 # What computes in the widest dtype of its operands, which then need not be one.

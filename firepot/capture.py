@@ -120,11 +120,11 @@ class Capture:
     def read(self, tensor: Tensor) -> None:
         if id(tensor) in self.own or id(tensor) in self.captured:
             return
-        state.trace = None
+        running, state.trace = state.trace, None  # a transform within this capture, or it
         try:
             self._adopt(tensor)
         finally:
-            state.trace = self
+            state.trace = running
 
     def _adopt(self, tensor: Tensor) -> None:
         """Put a placeholder into a tensor that existed before the trace."""

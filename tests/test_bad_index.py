@@ -111,3 +111,19 @@ def test_gradients_of_a_bad_batch_are_not_kept() -> None:
     with pytest.raises(IndexError, match="index -8"):
         w.grad.numpy()
     assert w.grad.tolist() == [3, 3]
+
+
+def test_a_kernel_that_checks_does_not_overwrite_state() -> None:
+    total, table = fp.tensor([0.0, 0.0, 0.0]) * 1, fp.tensor([1.0, 2.0, 3.0]) * 1
+    fp.eval(total, table)
+
+    @fp.jit
+    def add(i: fp.Tensor) -> None:
+        total.add_(table[i])
+
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            add(fp.tensor(7))
+        assert total.tolist() == [0, 0, 0]
+    add(fp.tensor(1))
+    assert total.tolist() == [2, 2, 2]

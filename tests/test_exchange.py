@@ -13,7 +13,7 @@ from firepot.runtime.dlpack import take
 
 DTYPES = [
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
-    "float64",
+    "float64", "complex64", "complex128",
 ]  # fmt: skip
 # Views of a base of shape (4, 6), by name: strides that are whole, permuted, stepping, zero, negative; 0-d and empty.
 VIEWS = {
@@ -76,7 +76,7 @@ def test_with_numpy(dtype, view):
             np.testing.assert_array_equal(given, theirs)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "float16", "bfloat16", "float32", "complex64"])
 def test_with_jax(dtype):
     jnp = pytest.importorskip("jax.numpy")
     theirs = jnp.asarray(base(dtype)).astype(dtype)

@@ -36,14 +36,14 @@ class GradScaler:
 
     >>> model = nn.Linear(3, 1)
     >>> opt = fp.optim.SGD(model.parameters(), lr=0.1)
-    >>> scaler = fp.amp.GradScaler("cpu")
+    >>> scaler = fp.amp.GradScaler("cpu", init_scale=1024.0)
     >>> with fp.autocast("cpu", dtype=fp.float16):
     ...     loss = F.mse_loss(model(fp.ones(4, 3)), fp.zeros(4, 1))
     >>> scaler.scale(loss).backward()
     >>> scaler.step(opt)
     >>> scaler.update()
     >>> scaler.get_scale()
-    65536.0
+    1024.0
 
     Micikevicius et al., Mixed precision training (2018).
     """

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firepot.compiler.emit import ALIGNMENT, Storage
-from firepot.compiler.layout import Layout, strides_of
+from firepot.compiler.layout import Layout, row_major, strides_of
 from firepot.graph.dtypes import DType
 from firepot.graph.index import Index
 from firepot.graph.node import Elementwise, Node, Opaque, Shape, View, apply
@@ -99,10 +99,11 @@ def assemble(order: Sequence[Node], roots: set[Node], outputs: Sequence[Node], l
             if piece.size:
                 part = _in_place(piece, place.strides, start, taken)
                 if part is None:
-                    copy = apply(_copy, (piece,), (node.sequence, number))
-                    layouts[copy] = layouts[node]
+                    shown, strides = _without_ones(piece, place.strides)
+                    copy = apply(_copy, (shown,), (node.sequence, number))
+                    layouts[copy] = layouts[node] if shown is piece else row_major(len(shown.shape))
                     result.order.append(copy)
-                    part = Part(copy, place.strides, start)
+                    part = Part(copy, strides, start)
                 taken.add(part.node)
                 inside[part.node] = part
                 parts.append(part)
@@ -125,6 +126,18 @@ def _base(node: Node) -> Node:
     while node.primitive in _RENAMINGS and node.inputs:
         node = node.inputs[0]
     return node
+
+
+def _without_ones(piece: Node, strides: tuple[int, ...]) -> tuple[Node, tuple[int, ...]]:
+    """What a piece shows under a shape with more dimensions of size 1, and its strides: the parts of complex numbers,
+    whose kernels join where they go over the same positions."""
+    if piece.primitive is views.reshape_primitive:
+        below = piece.inputs[0]
+        if [s for s in piece.shape if s != 1] == [s for s in below.shape if s != 1] and len(below.shape) < len(piece.shape):
+            found = _strides_below(piece, strides)
+            if found is not None:
+                return below, found
+    return piece, strides
 
 
 def _in_place(piece: Node, strides: tuple[int, ...], offset: int, taken: set[Node]) -> Part | None:

@@ -31,20 +31,25 @@ class Executor:
 
     def __init__(self, program: Program | Plan, functions: Sequence[tuple[int, ...]] | None = None) -> None:
         if isinstance(program, Program):
-            functions = engine.load([step.kernel for step in program.steps])
+            alone = [step.kernel for step in program.steps if step.plan is None]
+            loaded = iter(engine.load(alone))
+            functions = [() if step.plan is not None else next(loaded) for step in program.steps]
             self.plan = plan = plan_of(program)
             self.program: Program | None = program
         else:
             self.plan = plan = program
             self.program = None
         kept = [Buffer.empty(size) for size in plan.kept]
-        steps = []
+        steps: list[runtime.Step | tuple[runtime.Step | runtime.Loop, ...]] = []
         for number, step in enumerate(plan.steps):
             operands = [runtime.Operand(*place) for place in step.operands]
             if step.kept >= 0:
                 operands.append(runtime.Operand(kept[step.kept]))
             elif step.workspace >= 0:
                 operands.append(runtime.Operand(runtime.ARENA, step.workspace))
+            if step.loop is not None:
+                steps.append(step.loop.steps(operands))
+                continue
             steps.append(
                 runtime.Step(step.kernel(), tuple(operands), number == plan.guard, prepared=step.kept >= 0)
             )

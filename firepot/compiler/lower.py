@@ -16,6 +16,7 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.loops import Nest
 
 if TYPE_CHECKING:
+    from firepot.compiler.loop import Plan
     from firepot.kernels.llvm.convolution import Convolution
     from firepot.kernels.llvm.matmul import Matmul
 
@@ -31,13 +32,14 @@ class Access:
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loops if any;
-    whether it makes them a second time."""
+    """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loop nest if any;
+    for a loop over other kernels, those; whether it makes them a second time."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
     nodes: tuple[Node, ...]
     nest: Nest | None = None
+    plan: Plan | None = None
     again: bool = False
 
 
@@ -77,6 +79,7 @@ class Lowering:
     """What `Opaque.lower` calls: each method makes the kernels of one primitive and appends them to `steps`.
 
     opaque: all nodes that will be lowered, for kernels that make several.
+    made:   those of them that a kernel of another one makes.
     """
 
     def __init__(self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any) -> None:
@@ -84,12 +87,12 @@ class Lowering:
         self.opaque = opaque
         self.processor = processor
         self.steps: list[Step] = []
-        self._made: set[Node] = set()
+        self.made: set[Node] = set()
 
     def lower(self, node: Node) -> None:
         node.primitive.lower(self, node)  # type: ignore[attr-defined]
 
-    def _access(self, node: Node) -> Access:
+    def access(self, node: Node) -> Access:
         found = access(node, self.storage)
         assert found is not None, f"{node} was to be stored"
         return found
@@ -128,7 +131,7 @@ class Lowering:
     def _product(self, node: Node) -> tuple[Matmul, tuple[Access, Access]]:
         from firepot.kernels.llvm import matmul
 
-        x, y = (self._access(i) for i in node.inputs)
+        x, y = (self.access(i) for i in node.inputs)
         batch, m, n = node.shape
         description = matmul.Matmul(
             batch, m, n, node.inputs[0].shape[2], _three(x.strides), _three(y.strides), node.inputs[0].dtype,
@@ -162,7 +165,7 @@ class Lowering:
         from firepot.kernels.llvm import convolution
 
         mode, size, kernel, out_size, stride, padding, dilation, groups, _ = node.params
-        a, b = (self._access(i) for i in node.inputs)
+        a, b = (self.access(i) for i in node.inputs)
         if mode == "forward":
             batch, channels = node.inputs[0].shape[:2]
             out_channels = node.shape[1]
@@ -192,8 +195,8 @@ class Lowering:
                   and n.params == (*node.params[:2], which)), None)
             for which in range(3)
         ]  # fmt: skip
-        if not any(n in self._made for n in family if n is not None):
-            self._made.update(n for n in family if n is not None)
+        if not any(n in self.made for n in family if n is not None):
+            self.made.update(n for n in family if n is not None)
             self._attention(node, family, node.inputs[:-1], node.inputs[-1])
 
     def _attention(
@@ -201,8 +204,8 @@ class Lowering:
     ) -> None:
         from firepot.kernels.llvm import attention
 
-        query, key, value, *masks = (self._access(i) for i in inputs)
-        given = self._access(gradient) if gradient is not None else None
+        query, key, value, *masks = (self.access(i) for i in inputs)
+        given = self.access(gradient) if gradient is not None else None
         batch, heads, queries, width = inputs[0].shape
         written = [None if r is None else self.storage[r] for r in results]
         description = attention.Attention(
@@ -222,7 +225,7 @@ class Lowering:
     def scatter(self, node: Node) -> None:
         from firepot.kernels.llvm import scatter
 
-        x, updates, *indices = (self._access(i) for i in node.inputs)
+        x, updates, *indices = (self.access(i) for i in node.inputs)
         axes, mode = node.params
         description = scatter.Scatter(
             shape=node.shape, axes=axes, mode=mode, index_shape=node.inputs[2].shape, dtype=node.dtype,
@@ -234,22 +237,27 @@ class Lowering:
         from firepot.graph.primitives.procedure import sites
         from firepot.kernels.llvm import procedure
 
-        reads = [self._access(i) for i in node.inputs]
+        reads = [self.access(i) for i in node.inputs]
         code, kept = node.params
         description = procedure.Described(code, kept, tuple(a.strides for a in reads), sites(code))
         self._step(node, procedure.lower(description), reads, self.storage[node])
 
+    def loop(self, node: Node) -> None:
+        from firepot.compiler import loop
+
+        loop.lower(self, node)
+
     def argsort(self, node: Node) -> None:
         from firepot.kernels.llvm import rows
 
-        x = self._access(node.inputs[0])
+        x = self.access(node.inputs[0])
         description = rows.ArgSort(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
         self._step(node, rows.lower_sort(description, self.processor), (x,), self.storage[node])
 
     def scan(self, node: Node) -> None:
         from firepot.kernels.llvm import rows
 
-        x = self._access(node.inputs[0])
+        x = self.access(node.inputs[0])
         description = rows.Scan(node.shape, x.strides, node.inputs[0].dtype, node.params[0])
         self._step(node, rows.lower_scan(description, self.processor), (x,), self.storage[node])
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from firepot.compiler import loop
 from firepot.compiler.program import Program
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import engine
@@ -22,6 +23,7 @@ class PlannedStep:
     operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
     workspace: byte offset in the arena, or −1
     kept:     number of the memory, among the plan's `kept`, that is its workspace from run to run; −1: none
+    loop:     for a loop over other kernels, those; such a plan is not kept on disk
     """
 
     code: engine.Code
@@ -31,6 +33,7 @@ class PlannedStep:
     operands: tuple[tuple[int, int], ...]
     workspace: int
     kept: int
+    loop: loop.Plan | None = None
 
     def kernel(self) -> Kernel:
         """What the runtime wants to know of the kernel."""
@@ -114,7 +117,7 @@ def plan_of(program: Program) -> Plan:
         steps.append(
             PlannedStep(
                 code, kernel.scratch, kernel.parallel, kernel.unordered, tuple(operands),
-                -1 if own >= 0 else program.workspaces[t], own,
+                -1 if own >= 0 else program.workspaces[t], own, step.plan,
             )
         )  # fmt: skip
     return Plan(

@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
     kind = type(value)
     if kind is tuple:
         return tuple([_plain(v) for v in value])
-    if kind in (int, float, bool, str, type(None)):
+    if kind in (int, float, complex, bool, str, type(None)):
         return value
     if kind is DType:
         return ("dtype", value.name)

@@ -13,6 +13,7 @@ from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
+from firepot.compiler.loop import dense
 from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
@@ -201,7 +202,7 @@ def _assign_storage(
     for node in assembly.order:
         if isinstance(node.primitive, Opaque):
             for operand in node.inputs:
-                if operand not in storage and access(operand, storage) is None:
+                if operand not in storage and not _readable(node, operand, storage):
                     roots.add(operand)
                     layouts[operand] = (
                         channels_last(len(operand.shape))
@@ -210,6 +211,12 @@ def _assign_storage(
                     )
                     add(operand)
     return storage
+
+
+def _readable(node: Node, operand: Node, storage: dict[Node, Storage]) -> bool:
+    """Whether the kernel of an opaque node can read its operand through strides."""
+    found = access(operand, storage)
+    return found is not None and (not node.primitive.dense or dense(found, operand.shape))  # type: ignore[attr-defined]
 
 
 def _lower(

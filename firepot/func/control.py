@@ -1,9 +1,8 @@
 """Control flow over tensors: cond, scan, while_loop, map, with JAX's argument orders.
 
-Outside of fp.jit and fp.vmap a condition is looked at and a loop is a loop: every step runs the same small program.
-Where values do not exist yet, programs have no branches or loops of their own so far: cond computes both branches and
-selects, scan is written out step by step (compiling takes time in proportion to its length), and while_loop needs a
-bound. Derivatives are those of the operations, as always.
+scan is a loop of the native program over a body that is compiled once (`func/loop.py`). Programs have no branches so
+far: where values do not exist yet, inside fp.jit and fp.vmap, cond computes both branches and selects, and while_loop
+needs a bound. Elsewhere a condition is looked at. Derivatives are those of the operations, as always.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from firepot import tree
+from firepot.func.loop import loop
 from firepot.func.vectorise import vmap
+from firepot.graph import dtypes
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import gather, views
+from firepot.graph.primitives import views
 from firepot.jit import TraceError
 from firepot.ops.shape import select, stack
-from firepot.tensor import Tensor, caller_site, compute, node_of, wrap
+from firepot.tensor import Tensor, caller_site, node_of, wrap
 from firepot.tracing import state
 
 
@@ -80,24 +79,6 @@ def _carried(before: Any, after: Any, what: str) -> Any:
     return after
 
 
-def _pending(*values: Any) -> list[Node]:
-    """The nodes to compute at the end of a step of a loop, so that every step is the same program.
-
-    None where values do not exist yet, and none where there is a history: it is differentiated as a whole.
-    """
-    if state.trace is not None or state.transforms:
-        return []
-    nodes = [v._value for v in tree.leaves(values) if isinstance(v, Tensor)]
-    return [] if any(n.requires_grad for n in nodes) else nodes
-
-
-def _at(leaf: Tensor, step: int, stepwise: bool) -> Tensor:
-    """One slice along the first dimension."""
-    if not stepwise:
-        return select(leaf, 0, step)
-    return wrap(gather.take(leaf._node, [node_of(np.array(step))], (0,)))  # a position that is data, not program
-
-
 def scan(
     f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, length: int | None = None, *,
     reverse: bool = False,
@@ -111,7 +92,10 @@ def scan(
         xs: a tree of tensors with one leading size, or None (then `length` says how many steps).
         reverse: from the last to the first; ys stay in the order of xs.
 
-    Inside fp.jit the steps are written out one after the other, so compiling takes time in proportion to the length.
+    `f` runs once, is compiled once and looped over natively, inside fp.jit and outside. The derivative, of any order,
+    is a loop in the other direction: it keeps the carries of all steps and computes the rest of a step again. Random
+    numbers differ from step to step; tensors from outside that `f` changes in place are carried along. In plain code a
+    function that looks at values (.item(), if tensor:) runs step by step instead; inside fp.jit that is a TraceError.
 
     >>> total, partial = fp.scan(lambda c, x: (c + x, c + x), fp.tensor(0.0), fp.tensor([1.0, 2.0, 3.0]))
     >>> partial
@@ -128,23 +112,32 @@ def scan(
             f"scan: xs must agree in their first size, got {sorted(sizes)}" if sizes else "scan: give xs or length"
         )
     count = next(iter(sizes))
-    carry, made = init, []
-    stepwise = bool(_pending(init, given))
-    compute(_pending(init, given))
-    for t in reversed(range(count)) if reverse else range(count):
-        x = tree.unflatten(structure, [None if leaf is None else _at(leaf, t, stepwise) for leaf in leaves])
+    if not count:
+        raise ValueError("scan: no steps, so what f would return is not known; xs must not be empty")
+
+    def step(carry: Any, row: list[Any]) -> tuple[Any, Any]:
+        rest = iter(row)
+        x = tree.unflatten(structure, [None if leaf is None else next(rest) for leaf in leaves])
         result = f(carry, x)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"scan: the function must return (carry, y), got {type(result).__name__}")
-        carry = _carried(carry, result[0], "scan")
-        made.append(result[1])
-        compute(_pending(*result))
-    if not made:
-        raise ValueError("scan: no steps, so what f would return is not known; xs must not be empty")
+        return _carried(carry, result[0], "scan"), result[1]
+
+    found = loop(step, init, given, count, reverse, "fp.scan")
+    return found if found is not None else _stepwise(step, init, given, count, reverse)
+
+
+def _stepwise(
+    step: Callable[[Any, list[Any]], tuple[Any, Any]], init: Any, xs: list[Tensor], count: int, reverse: bool
+) -> tuple[Any, Any]:
+    """The steps of a scan one after the other, written out where they are recorded."""
+    carry, made = init, []
+    for t in reversed(range(count)) if reverse else range(count):
+        carry, y = step(carry, [select(x, 0, t) for x in xs])
+        made.append(y)
     if reverse:
         made.reverse()
-    stacked = tree.map(lambda *ys: None if ys[0] is None else stack(ys), *made)
-    return carry, stacked
+    return carry, tree.map(lambda *ys: None if ys[0] is None else stack(ys), *made)
 
 
 def while_loop(
@@ -166,7 +159,6 @@ def while_loop(
             if not bool(_condition(cond_fun(value)).detach()):
                 break
             value = _carried(value, body_fun(value), "while_loop")
-            compute(_pending(value))
             steps += 1
         return value
     if maximum is None:
@@ -174,10 +166,16 @@ def while_loop(
             f"while_loop at {caller_site()}: inside fp.jit and fp.vmap the number of steps cannot depend on values; give "
             "maximum=, use fp.scan for a known number of steps, or do this outside"
         )
-    running = ew.full((), True, _condition(cond_fun(value)).dtype)
-    for _ in range(maximum):
-        running = ew.and_(running, views.reshape(_condition(cond_fun(value))._node, ()))
-        value = _selected(running, _carried(value, body_fun(value), "while_loop"), value, "while_loop")
+
+    def step(carry: Any, _: Any) -> tuple[Any, None]:
+        running, value = carry
+        going = ew.and_(running._node, views.reshape(_condition(cond_fun(value))._node, ()))
+        after = _carried(value, body_fun(value), "while_loop")
+        return (wrap(going), _selected(going, after, value, "while_loop")), None
+
+    if not maximum:
+        return init_val
+    (_, value), _ = scan(step, (wrap(ew.full((), True, dtypes.bool_)), init_val), length=maximum)
     return value
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import ref
 
 from firepot import tree
 from firepot.capture import TraceError
 from firepot.func._arguments import named
+from firepot.func._recording import Recording
 from firepot.graph import dtypes
 from firepot.graph.node import Node, data, example
 from firepot.graph.primitives import elementwise as ew
@@ -187,24 +187,16 @@ def _in_front(leaf: Any, dim: Any, func: Callable[..., Any]) -> Node:
     return views.permute(node, (dim, *(d for d in range(rank) if d != dim)))
 
 
-@dataclass
-class _Touched:
-    tensor: Tensor
-    before: Node
-
-
-class _Recording:
+class _Recording(Recording):
     """What the tensor module tells while the function runs; passed on to an outer vmap or fp.jit."""
 
     def __init__(self, batch: Batch, parent: Trace | None, randomness: str, name: str) -> None:
-        self.batch, self.parent, self.name = batch, parent, name
+        super().__init__(parent)
+        self.batch, self.name = batch, name
         self.size, self.randomness = batch.size, randomness
         self.index = data((), dtypes.uint64)
         batch.bind(self.index, ew.iota(batch.size, dtypes.uint64))
-        self._own: set[int] = set()
         self._made: list[ref[Tensor]] = []
-        self._touched: dict[int, _Touched] = {}
-        self._grads: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def run(self, call: Callable[[], Any]) -> Any:
         mappings = state.mappings
@@ -229,7 +221,7 @@ class _Recording:
     def _restore(self) -> str | None:
         """Give back to tensors from outside what they were; what was wrong, if something was."""
         found = None
-        for t in self._touched.values():
+        for t in self.touched.values():
             now = t.tensor._value
             if now is not t.before and self.batch.depends(now):
                 t.tensor._point(t.before)
@@ -237,7 +229,7 @@ class _Recording:
                     f"a tensor of shape {list(now.shape)} from outside was changed in place to a value that differs "
                     "between the examples"
                 )
-        for tensor, grad in self._grads.values():
+        for tensor, grad in self.grads.values():
             if tensor._grad is not None and self.batch.depends(tensor._grad._value):
                 tensor._grad = grad
                 found = (
@@ -253,55 +245,13 @@ class _Recording:
             if tensor is not None and self.batch.depends(tensor._value):
                 _pending.pop(tensor._value, None)
 
-    def read(self, tensor: Tensor) -> None:
-        if self.parent is not None:
-            self.parent.read(tensor)
-        if id(tensor) not in self._own and id(tensor) not in self._touched:
-            self._touched[id(tensor)] = _Touched(tensor, tensor._value)
-
     def created(self, tensor: Tensor) -> None:
-        if self.parent is not None:
-            self.parent.created(tensor)
-        number = id(tensor)
-        self._own.add(number)
-        self._made.append(ref(tensor, lambda _: self._own.discard(number)))
+        super().created(tensor)
+        self._made.append(ref(tensor))
 
     @property
     def lasting(self) -> bool:
         return self.parent is None or self.parent.lasting
-
-    def depend(self, read: Callable[[], Hashable], what: str, announced: bool) -> None:
-        if self.parent is not None:
-            self.parent.depend(read, what, announced)
-
-    def undo(self, action: Callable[[], object]) -> None:
-        if self.parent is not None:
-            self.parent.undo(action)
-
-    def effect(self, keys: Sequence[Hashable], redo: Callable[[], object], undo: Callable[[], object]) -> None:
-        if self.parent is not None:
-            self.parent.effect(keys, redo, undo)
-
-    def wrote(self, key: Hashable) -> bool:
-        return self.parent is not None and self.parent.wrote(key)
-
-    def attributes(self, owner: object, read: Callable[[], dict[Any, Hashable]]) -> None:
-        if self.parent is not None:
-            self.parent.attributes(owner, read)
-
-    def differentiating(self, node: Node) -> None:
-        if self.parent is not None:
-            self.parent.differentiating(node)
-
-    def grad_read(self, tensor: Tensor) -> None:
-        if self.parent is not None:
-            self.parent.grad_read(tensor)
-
-    def grad_written(self, tensor: Tensor) -> None:
-        if self.parent is not None:
-            self.parent.grad_written(tensor)
-        if id(tensor) not in self._own:
-            self._grads.setdefault(id(tensor), (tensor, tensor._grad))
 
     def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         if value is not None and self.batch.depends(value):

@@ -173,7 +173,12 @@ class Composite(Primitive):
 
 
 class Opaque(Primitive):
-    """An operation with a kernel generator of its own; `lower` asks the compiler's context for it."""
+    """An operation with a kernel generator of its own; `lower` asks the compiler's context for it.
+
+    dense: it reads its operands only where the elements of the last dimension lie one after another
+    """
+
+    dense = False
 
     def lower(self, context: Any, node: Node) -> None:
         raise NotImplementedError

@@ -33,6 +33,8 @@ class Kernel:
                 of the workspace that no other phase writes: it need not run again while the operand's contents are
                 the same. Kernels with the same of both, and workspaces of one size, put the same there.
     unordered:  the second phase needs nothing of the first: no barrier between them
+    explicit:   vector code in which nothing is left to hoist or to find twice: a short pipeline of LLVM's passes makes of
+                it what O2 makes, in a third of the time
     aliases:    pairs (operand read, operand written) that may be the same memory
     flops, bytes: arithmetic operations and compulsory memory traffic, for `explain`
     rate:       how many of its operations take the time of one of float32: 2 or 4 with dot-product instructions
@@ -47,6 +49,7 @@ class Kernel:
     prepares: tuple[int, str] | None = None
     unordered: bool = False
     parallel: bool = True
+    explicit: bool = False
     flops: int = 0
     bytes: int = 0
     rate: int = 1

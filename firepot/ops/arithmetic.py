@@ -10,7 +10,7 @@ from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
-from firepot.ops.broadcast import NUMBERS, expand, floating, operands, plain_pair, promoted
+from firepot.ops.broadcast import NUMBERS, common_shape, expand, floating, operands, plain_pair, promoted
 from firepot.tensor import Tensor, default_dtype, node_of, wrap
 
 __all__ = [
@@ -237,9 +237,11 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
         return wrap(ew.binary("truncdiv", a, b))
     if rounding_mode is not None:
         raise RuntimeError(f"div: rounding_mode must be None, 'trunc' or 'floor', not {rounding_mode!r}")
-    dtype = promoted((input, other))
-    a, b = operands("div", input, other, dtype=dtype if dtype.is_inexact else default_dtype())
-    return wrap(ew.div(a, b))
+    pair = plain_pair("div", input, other)
+    if pair is None or not pair[0].dtype.is_inexact:
+        dtype = promoted((input, other))
+        pair = operands("div", input, other, dtype=dtype if dtype.is_inexact else default_dtype())
+    return wrap(ew.div(*pair))
 
 
 def floor_divide(input: Operand, other: Operand) -> Tensor:
@@ -482,11 +484,13 @@ def where(condition: Operand, input: Operand = None, other: Operand = None) -> A
 
         return nonzero(condition, as_tuple=True)
     c = _truth(node_of(condition))
-    given = [input if isinstance(input, Tensor) else wrap(node_of(input, promoted((input, other)))), other]
-    a, b = operands("where", *given, dtype=promoted((input, other)))
-    from firepot.ops.broadcast import broadcast_shapes
-
-    shape = broadcast_shapes(c.shape, a.shape, what="where")
+    pair = plain_pair("where", input, other)
+    if pair is None:
+        dtype = promoted((input, other))
+        given = [input if isinstance(input, Tensor) else wrap(node_of(input, dtype)), other]
+        pair = operands("where", *given, dtype=dtype)
+    a, b = pair
+    shape = common_shape(c.shape, a.shape, "where")
     return wrap(ew.where(expand(c, shape), expand(a, shape), expand(b, shape)))
 
 
@@ -595,6 +599,10 @@ class iinfo:
 def logaddexp(input: Operand, other: Operand) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
     a, b = operands("logaddexp", input, other)
+    if a.dtype.is_complex:  # the larger real part first
+        first = ew.ge(ew.real(a), ew.real(b))
+        high, low = ew.where(first, a, b), ew.where(first, b, a)
+        return wrap(ew.add(high, ew.unary("log1p", ew.unary("exp", ew.sub(low, high)))))
     top = ew.binary("maximum", a, b)
     away = ew.neg(ew.unary("abs", ew.sub(a, b)))
     smooth = ew.add(top, ew.unary("log1p", ew.unary("exp", away)))
@@ -637,7 +645,7 @@ def sinc(input: Operand) -> Tensor:
     x = wrap(floating(node_of(input)))
     zero = eq(x, 0)
     safe = where(zero, 1.0, x)
-    whole = round(safe)
+    whole = round(wrap(ew.real(safe._node)))
     # sin(πx) = ± sin(π (x − n)) for the nearest n, odd or even: the angle is exact however large x is.
     odd = sub(whole, mul(floor(mul(whole, 0.5)), 2))
     sine = mul(sin(mul(sub(safe, whole), math.pi)), sub(1, mul(odd, 2)))

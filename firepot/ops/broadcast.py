@@ -57,6 +57,17 @@ def broadcast_shapes(*given: Sequence[int] | int, what: str = "broadcast_shapes"
     return tuple(result)
 
 
+def common_shape(a: Shape, b: Shape, what: str) -> Shape:
+    """broadcast_shapes of two nodes' shapes; at once where one is the end of the other, as it nearly always is."""
+    if a == b or not b:
+        return a
+    if not a:
+        return b
+    if a[-len(b) :] == b:
+        return a
+    return b if b[-len(a) :] == a else broadcast_shapes(a, b, what=what)
+
+
 def expand(node: Node, shape: Shape) -> Node:
     return node if node.shape == shape else views.expand(node, shape)
 
@@ -91,7 +102,7 @@ def plain_pair(what: str, a: Any, b: Any) -> list[Node] | None:
         return None
     if x.shape == y.shape:
         return [x, y]
-    shape = broadcast_shapes(x.shape, y.shape, what=what)
+    shape = common_shape(x.shape, y.shape, what)
     return [expand(x, shape), expand(y, shape)]
 
 
@@ -104,6 +115,11 @@ def operands(what: str, *values: Any, dtype: DType | None = None) -> list[Node]:
         pair = plain_pair(what, *values)
         if pair is not None:
             return pair
+    elif dtype is None and isinstance(values[0], Tensor):
+        x = values[0]._node
+        fitting = _FITTING[x.dtype.kind]
+        if fitting.issuperset(map(type, values[1:])):
+            return [x, *[ew.full(x.shape, v, x.dtype) for v in values[1:]]]
     if all(isinstance(v, NUMBERS) for v in values):
         raise TypeError(f"{what}: at least one operand must be a tensor, got {', '.join(map(repr, values))}")
     target = dtype if dtype is not None else promoted(values)

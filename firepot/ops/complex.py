@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
@@ -41,6 +42,7 @@ def complex(real: Tensor, imag: Tensor) -> Tensor:
     return wrap(ew.complex_(*_pair("complex", real, imag)))
 
 
+@autocasts
 def polar(abs: Tensor, angle: Tensor) -> Tensor:
     """abs · (cos angle + i sin angle). RuntimeError unless both are float32 or both float64."""
     size, turn = _pair("polar", abs, angle)
@@ -129,6 +131,7 @@ def view_as_real(input: Tensor) -> Tensor:
     return wrap(views.concatenate(parts, len(x.shape)))
 
 
+@autocasts
 def view_as_complex(input: Tensor) -> Tensor:
     """Pairs along the last dimension as complex numbers: the inverse of view_as_real.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from firepot.autocast_mode import autocasts
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Node, data
@@ -267,6 +268,7 @@ def _one(dim: int, n: int | None) -> dict[str, Any]:
     return {"s": None if n is None else [n], "dim": (dim,)}
 
 
+@autocasts
 def fft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """Σ_j x_j exp(−2πi jk / n) along a dimension, cut off or filled up with zeros to n: complex.
 
@@ -278,47 +280,56 @@ def fft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = N
     return _many("fft.fft", input, **_one(dim, n), norm=norm, inverse=False)
 
 
+@autocasts
 def ifft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """The inverse of fft: Σ_k x_k exp(2πi jk / n), divided by n for the norm 'backward', by √n for 'ortho'."""
     return _many("fft.ifft", input, **_one(dim, n), norm=norm, inverse=True)
 
 
+@autocasts
 def rfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """The first n // 2 + 1 of fft of real numbers; the others are their conjugates. RuntimeError for complex input."""
     return _many_half("fft.rfft", input, **_one(dim, n), norm=norm, inverse=False)
 
 
+@autocasts
 def irfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """The inverse of rfft: n real numbers (default: 2 · (size − 1))."""
     return _many_whole("fft.irfft", input, **_one(dim, n), norm=norm, inverse=True)
 
 
+@autocasts
 def hfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """fft of numbers of which x_{n − j} is the conjugate of x_j and the first half is given: n real numbers (default:
     2 · (size − 1))."""
     return _many_whole("fft.hfft", input, **_one(dim, n), norm=norm, inverse=False)
 
 
+@autocasts
 def ihfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """The inverse of hfft: the first n // 2 + 1 of ifft of real numbers. RuntimeError for complex input."""
     return _many_half("fft.ihfft", input, **_one(dim, n), norm=norm, inverse=True)
 
 
+@autocasts
 def fftn(input: Tensor, s: Any = None, dim: Any = None, norm: str | None = None) -> Tensor:
     """fft along several dimensions (default all, or the last of as many as there are sizes `s`; −1 leaves a size)."""
     return _many("fft.fftn", input, s, dim, norm, False)
 
 
+@autocasts
 def ifftn(input: Tensor, s: Any = None, dim: Any = None, norm: str | None = None) -> Tensor:
     """ifft along several dimensions; arguments as fftn's."""
     return _many("fft.ifftn", input, s, dim, norm, True)
 
 
+@autocasts
 def rfftn(input: Tensor, s: Any = None, dim: Any = None, norm: str | None = None) -> Tensor:
     """rfft along the last of several dimensions, then fft along the others; arguments as fftn's."""
     return _many_half("fft.rfftn", input, s, dim, norm, False)
 
 
+@autocasts
 def irfftn(input: Tensor, s: Any = None, dim: Any = None, norm: str | None = None) -> Tensor:
     """The inverse of rfftn; arguments as fftn's, the last size that of the real side."""
     return _many_whole("fft.irfftn", input, s, dim, norm, True)

@@ -35,6 +35,7 @@ class Request(NamedTuple):
     triple: str
     cpu: str
     features: str
+    explicit: bool = False
 
 
 def compile_all(requests: Iterable[Request], count: int, cores: int) -> list[bytes]:

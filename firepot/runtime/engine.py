@@ -116,7 +116,7 @@ def optimised_text(kernel: Kernel) -> str:
     """The kernel's module after LLVM's optimiser, as text: for people who look into a kernel."""
     host = processor()
     names = {phase: phase for phase in kernel.phases}
-    return str(object_code.optimise(kernel.generate(), names, host.triple, host.name, host.features))
+    return str(object_code.optimise(kernel.generate(), names, host.triple, host.name, host.features, kernel.explicit))
 
 
 def assembly(kernel: Kernel) -> str:
@@ -124,7 +124,7 @@ def assembly(kernel: Kernel) -> str:
     host = processor()
     names = {phase: phase for phase in kernel.phases}
     target = (host.triple, host.name, host.features)
-    module = object_code.optimise(kernel.generate(), names, *target)
+    module = object_code.optimise(kernel.generate(), names, *target, kernel.explicit)
     return str(object_code.target_machine(*target).emit_assembly(module))
 
 
@@ -147,10 +147,11 @@ def _load_missing(kernels: dict[str, Kernel]) -> None:
     to_compile = [number for number, contents in enumerate(objects) if contents is None]
     _count(cache_hits=len(kernels) - len(to_compile), compiled=len(to_compile))
     host = processor()
+    described = list(kernels.values())
     requests = (
         Request(
-            codes[n].label, kernels[codes[n].digest].generate(), _exports(kernels[codes[n].digest], codes[n]),
-            host.triple, host.name, host.features,
+            codes[n].label, described[n].generate(), _exports(described[n], codes[n]),
+            host.triple, host.name, host.features, described[n].explicit,
         )
         for n in to_compile
     )  # fmt: skip

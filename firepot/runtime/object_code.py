@@ -34,12 +34,14 @@ def target_machine(triple: str, cpu: str, features: str) -> Any:
     )
 
 
-def optimise(text: str, names: dict[str, str], triple: str, cpu: str, features: str) -> Any:
+def optimise(text: str, names: dict[str, str], triple: str, cpu: str, features: str, explicit: bool = False) -> Any:
     """Parse, verify and optimise a module, keeping only the functions of `names`, under their new names.
 
     All other definitions become internal, so that objects of equal inner names can be linked together. The
     pipeline is LLVM's O2 without its vectorisers, and unrolls only the loops marked for it: kernels are
     written as explicit vector code by generators which know better.
+
+    `explicit`: a few of O2's passes suffice (`Kernel.explicit`).
     """
     import llvmlite.binding as llvm
 
@@ -62,16 +64,43 @@ def optimise(text: str, names: dict[str, str], triple: str, cpu: str, features: 
     options.loop_interleaving = False
     options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    passes = _short_pipeline() if explicit else builder.getModulePassManager()
+    passes.run(module, builder)
     return module
 
 
-def compile_module(text: str, names: dict[str, str], triple: str, cpu: str, features: str) -> bytes:
+def _short_pipeline() -> Any:
+    """Variables into registers, constants folded, loops rotated and unrolled where they are marked, the rest dropped.
+    What follows in code generation finds common values and invariants of machine loops by itself."""
+    import llvmlite.binding as llvm
+
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_loop_simplify_pass()
+    passes.add_lcssa_pass()
+    passes.add_loop_rotate_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_loop_unroll_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_dead_store_elimination_pass()
+    passes.add_aggressive_dce_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    return passes
+
+
+def compile_module(
+    text: str, names: dict[str, str], triple: str, cpu: str, features: str, explicit: bool = False
+) -> bytes:
     """Object code of the module `text`, with the functions of `names` exported under their new names.
 
     Raises CompileError where LLVM cannot parse or verify the text, or a function is missing.
     """
-    module = optimise(text, names, triple, cpu, features)
+    module = optimise(text, names, triple, cpu, features, explicit)
     code: bytes = target_machine(triple, cpu, features).emit_object(module)
     return code
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,10 +33,14 @@ FIRST = walker.FIRST_FREE_BASE
 
 
 class Operand(NamedTuple):
-    """Where an operand lies: ARENA, FIRST + i for the i-th address given to `run`, or a constant buffer."""
+    """Where an operand lies: ARENA, FIRST + i for the i-th address given to `run`, or a constant buffer.
+
+    strides: by how many bytes it moves on with each run of the loops around the step, the outermost first
+    """
 
     base: int | Buffer
     offset: int = 0
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class Step:
     guard: bool = False
     independent: bool = False
     prepared: bool = False
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Steps that run `count` times (at least once), one time after the other."""
+
+    count: int
+    body: tuple[Step | Loop, ...]
 
 
 class Error(NamedTuple):
@@ -106,7 +118,7 @@ def arena() -> Arena:
 class Executable:
     """Steps bound to native code.
 
-    steps:       kernels in order
+    steps:       kernels in order; what is a tuple counts as one step when times are taken
     bases:       how many addresses `run` takes
     arena_bytes: memory for intermediates
     repeatable:  no step overwrites what the program was given, so a run may end half-way and begin again
@@ -117,26 +129,30 @@ class Executable:
     """
 
     def __init__(
-        self, steps: Sequence[Step], bases: int, arena_bytes: int = 0, arena: Arena = _arena, repeatable: bool = False,
+        self, steps: Sequence[Step | Loop | tuple[Step | Loop, ...]], bases: int, arena_bytes: int = 0,
+        arena: Arena = _arena, repeatable: bool = False, functions: Sequence[tuple[int, ...]] | None = None,
         frugal: bool = False,
-        functions: Sequence[tuple[int, ...]] | None = None,
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.bases = bases
         self.arena_bytes = arena_bytes
-        self.scratch_bytes = max((step.kernel.scratch for step in self.steps), default=0)
+        kernels = list(_kernel_steps(self.steps))
+        self.scratch_bytes = max((step.kernel.scratch for step in kernels), default=0)
         self.repeatable = repeatable
         self.frugal = frugal
         self._arena = arena
-        if functions is None:
-            functions = engine.load([step.kernel for step in self.steps])
+        table: dict[str, tuple[int, ...]] = {}
+        if functions is not None:
+            table = {s.kernel.key: f for s, f in zip(self.steps, functions, strict=True) if isinstance(s, Step)}
+        missing = {step.kernel.key: step.kernel for step in kernels if step.kernel.key not in table}
+        table.update(zip(missing, engine.load(list(missing.values())), strict=True))
         self._constants = [
-            operand.base for step in self.steps for operand in step.operands if isinstance(operand.base, Buffer)
+            operand.base for step in kernels for operand in step.operands if isinstance(operand.base, Buffer)
         ]
-        self._whole, self._whole_steps = self._lay_out(functions, leave_out=False)
+        self._whole, self._whole_steps = self._lay_out(table, leave_out=False)
         self._short, self._short_steps = self._whole, self._whole_steps
-        if any(step.prepared for step in self.steps):
-            self._short, self._short_steps = self._lay_out(functions, leave_out=True)
+        if any(step.prepared for step in kernels):
+            self._short, self._short_steps = self._lay_out(table, leave_out=True)
         words = walker.CALL_BASES + FIRST + bases
         self._call_type: type[ctypes.Array[ctypes.c_int64]] = ctypes.c_int64 * words
         self._call_layout = struct.Struct(f"={words}q")
@@ -193,51 +209,87 @@ class Executable:
             threads.reserve_scratch(self.scratch_bytes)
         return threads
 
-    def _lay_out(self, functions: Sequence[tuple[int, ...]], leave_out: bool) -> tuple[Buffer, list[int]]:
+    def _lay_out(self, functions: dict[str, tuple[int, ...]], leave_out: bool) -> tuple[Buffer, list[int]]:
         """The native program: header, records, slots, operand pointers (see `walker.py`); each record's step.
 
         `leave_out`: without the first phases of prepared steps.
         """
-        record_steps: list[int] = []
-        records: list[tuple[int, int, int]] = []  # function, first slot, flags
-        slots: list[tuple[int, int]] = []
-        for number, (step, phases) in enumerate(zip(self.steps, functions, strict=True)):
-            first_slot = len(slots)
-            slots.extend(self._slot(step, operand) for operand in step.operands)
-            left = phases[1:] if leave_out and step.prepared else phases
-            for phase, function in enumerate(left):
-                flags = 0 if step.kernel.parallel else walker.SERIAL
-                apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
-                if (phase > 0 and not apart) or (phase == 0 and (not step.independent or step.guard)):
-                    flags |= walker.JOIN
-                if phase == 0 and step.guard:
-                    flags |= walker.GUARD
-                records.append((function, first_slot, flags))
-                record_steps.append(number)
-
+        plan = _Plan()
+        for number, step in enumerate(self.steps):
+            self._add(plan, number, step, functions, leave_out)
+        records, slots = plan.records, plan.slots
         records_at = 64
         slots_at = records_at + len(records) * walker.RECORD_BYTES
         operands_at = slots_at + len(slots) * walker.SLOT_BYTES
-        memory = Buffer.empty(operands_at + 8 * len(slots))
-        native = bytearray(operands_at)
+        loops_at = operands_at + 8 * len(slots)
+        strides_at = loops_at + walker.LOOP_BYTES * len(plan.loops)
+        moved = sum(len(loop.strides) for loop in plan.loops)
+        memory = Buffer.empty(strides_at + 8 * moved)
+        native = bytearray(strides_at + 8 * moved)
         address = memory.address
         struct.pack_into(
-            "=5q",
+            "=7q",
             native,
             0,
             *(address + records_at, len(records)),
             *(address + slots_at, len(slots)),
             address + operands_at,
+            *(address + loops_at, len(plan.loops)),
         )
         for number, (function, first_slot, flags) in enumerate(records):
+            if flags & walker.LOOP:
+                function = address + loops_at + walker.LOOP_BYTES * function
             operands = address + operands_at + 8 * first_slot
             span = _span_length(records, number)
             at = records_at + number * walker.RECORD_BYTES
             struct.pack_into("=qqiiq", native, at, function, operands, flags, span, 0)
         for number, slot in enumerate(slots):
             struct.pack_into("=qq", native, slots_at + number * walker.SLOT_BYTES, *slot)
+        for number, loop in enumerate(plan.loops):
+            struct.pack_into(
+                "=6q",
+                native,
+                loops_at + walker.LOOP_BYTES * number,
+                *(loop.count, 0, loop.first_record),
+                *(address + operands_at + 8 * loop.first_slot, len(loop.strides), address + strides_at),
+            )
+            struct.pack_into(f"={len(loop.strides)}q", native, strides_at, *loop.strides)
+            strides_at += 8 * len(loop.strides)
         ctypes.memmove(address, bytes(native), len(native))
-        return memory, record_steps
+        return memory, plan.record_steps
+
+    def _add(
+        self, plan: _Plan, number: int, step: Step | Loop | tuple[Step | Loop, ...],
+        functions: dict[str, tuple[int, ...]], leave_out: bool, depth: int = 0,
+    ) -> None:  # fmt: skip
+        """The records and slots of a step, which is inside `depth` loops."""
+        if isinstance(step, tuple):
+            for part in step:
+                self._add(plan, number, part, functions, leave_out, depth)
+            return
+        if isinstance(step, Loop):
+            first_record, first_slot = len(plan.records), len(plan.slots)
+            for inner in step.body:
+                self._add(plan, number, inner, functions, leave_out, depth + 1)
+            strides = [s[depth] if depth < len(s) else 0 for s in plan.strides[first_slot:]]
+            plan.records.append((len(plan.loops), first_slot, walker.SERIAL | walker.JOIN | walker.LOOP))
+            plan.record_steps.append(number)
+            plan.loops.append(_LoopPlan(step.count, first_record, first_slot, strides))
+            return
+        phases = functions[step.kernel.key]
+        first_slot = len(plan.slots)
+        plan.slots.extend(self._slot(step, operand) for operand in step.operands)
+        plan.strides.extend(operand.strides for operand in step.operands)
+        left = phases[1:] if leave_out and step.prepared else phases
+        for phase, function in enumerate(left):
+            flags = 0 if step.kernel.parallel else walker.SERIAL
+            apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
+            if (phase > 0 and not apart) or (phase == 0 and (not step.independent or step.guard)):
+                flags |= walker.JOIN
+            if phase == 0 and step.guard:
+                flags |= walker.GUARD
+            plan.records.append((function, first_slot, flags))
+            plan.record_steps.append(number)
 
     def _slot(self, step: Step, operand: Operand) -> tuple[int, int]:
         base = operand.base
@@ -249,6 +301,34 @@ class Executable:
                 f"arena ({ARENA}) and {self.bases} addresses ({FIRST} to {FIRST + self.bases - 1})"
             )
         return base, operand.offset
+
+
+@dataclass
+class _LoopPlan:
+    count: int
+    first_record: int
+    first_slot: int
+    strides: list[int]
+
+
+class _Plan:
+    """A native program to be: records (function or number of a loop, first slot, flags) with the step of each, slots
+    with the strides of each, loops."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[int, int, int]] = []
+        self.record_steps: list[int] = []
+        self.slots: list[tuple[int, int]] = []
+        self.strides: list[tuple[int, ...]] = []
+        self.loops: list[_LoopPlan] = []
+
+
+def _kernel_steps(steps: Sequence[Step | Loop | tuple[Step | Loop, ...]]) -> Iterator[Step]:
+    for step in steps:
+        if isinstance(step, Step):
+            yield step
+        else:
+            yield from _kernel_steps(step.body if isinstance(step, Loop) else step)
 
 
 def _span_length(records: list[tuple[int, int, int]], start: int) -> int:

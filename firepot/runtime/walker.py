@@ -22,9 +22,11 @@ from __future__ import annotations
 SERIAL = 1  # thread 0 alone runs it
 JOIN = 2  # all earlier records must have ended
 GUARD = 4  # the run ends here if an error was recorded; comes with JOIN
+LOOP = 8  # the end of a loop's body, back to its begin until it has run often enough; comes with SERIAL and JOIN
 
 RECORD_BYTES = 32
 SLOT_BYTES = 16
+LOOP_BYTES = 48
 POOL_BYTES = 640
 
 # Words of a call block (8 bytes each): the error record, a zero, then the bases.
@@ -47,14 +49,19 @@ _TYPES = """
 %pool = type { i32, i32, ptr, i64, ptr, i64, ptr, [80 x i8],
                i32, [124 x i8], i32, [124 x i8], i32, [124 x i8], i32, i32 }
 
-; 0 function, 1 operand pointers, 2 flags, 3 length of the span: parallel records from here without a join
+; 0 function (at the end of a loop: the %loop), 1 operand pointers, 2 flags, 3 length of the span: parallel records
+; from here without a join
 %record = type { ptr, ptr, i32, i32, i64 }
 
 ; An operand pointer is bases[base] + offset.
 %slot = type { i64, i64 }
 
-; 0 records, 1 their number, 2 slots, 3 their number, 4 operand pointers (one a slot)
-%program = type { ptr, i64, ptr, i64, ptr }
+; 0 records, 1 their number, 2 slots, 3 their number, 4 operand pointers (one a slot), 5 loops, 6 their number
+%program = type { ptr, i64, ptr, i64, ptr, ptr, i64 }
+
+; A loop over consecutive records: 0 how often it runs, 1 how often it has, 2 its first record, 3 operand pointers of
+; its body, 4 their number, 5 by how much each moves from one time to the next (bytes, one i64 a pointer).
+%loop = type { i64, i64, i64, ptr, i64, ptr }
 
 ; What a worker is started with.
 %start = type { ptr, i64, i32 }
@@ -285,12 +292,28 @@ entry:
   %slots = load ptr, ptr %slots.p
   %slot.count = load i64, ptr %slot.count.p
   %all.operands = load ptr, ptr %operands.p
+  %loops.p = getelementptr %program, ptr %program, i32 0, i32 5
+  %loop.count.p = getelementptr %program, ptr %program, i32 0, i32 6
+  %loops = load ptr, ptr %loops.p
+  %loop.count = load i64, ptr %loop.count.p
   %bases = getelementptr i64, ptr %call, i64 2
+  %any.loops = icmp ne i64 %loop.count, 0
+  br i1 %any.loops, label %rewind, label %rewound
+
+rewind:                                           ; a run that was stopped may have left a loop half-way
+  %l = phi i64 [ 0, %entry ], [ %l.next, %rewind ]
+  %done.p = getelementptr %loop, ptr %loops, i64 %l, i32 1
+  store i64 0, ptr %done.p
+  %l.next = add i64 %l, 1
+  %l.more = icmp slt i64 %l.next, %loop.count
+  br i1 %l.more, label %rewind, label %rewound
+
+rewound:
   %any.slots = icmp ne i64 %slot.count, 0
   br i1 %any.slots, label %resolve, label %prepare
 
 resolve:
-  %s = phi i64 [ 0, %entry ], [ %s.next, %resolve ]
+  %s = phi i64 [ 0, %rewound ], [ %s.next, %resolve ]
   %base.index.p = getelementptr %slot, ptr %slots, i64 %s, i32 0
   %offset.p = getelementptr %slot, ptr %slots, i64 %s, i32 1
   %base.index = load i64, ptr %base.index.p
@@ -319,8 +342,9 @@ prepare:
   br label %next
 
 next:                                             ; `open`: workers may still be at a span
-  %i = phi i64 [ 0, %prepare ], [ %i.serial, %serial.end ], [ %i.parallel, %parallel.end ]
-  %open = phi i1 [ false, %prepare ], [ %open.here, %serial.end ], [ OPEN_AFTER, %parallel.end ]
+  %i = phi i64 [ 0, %prepare ], [ %i.serial, %serial.end ], [ %i.parallel, %parallel.end ], [ %i.loop, %loop.end ]
+  %open = phi i1 [ false, %prepare ], [ %open.here, %serial.end ], [ OPEN_AFTER, %parallel.end ],
+                 [ false, %loop.end ]
   %more = icmp slt i64 %i, %count
   br i1 %more, label %record, label %finish
 
@@ -362,7 +386,53 @@ guard:
   br i1 %failed, label %finish, label %go
 
 go:
+  %loop.bit = and i32 %flags, 8
+  %is.loop = icmp ne i32 %loop.bit, 0
+  br i1 %is.loop, label %loop, label %kernel
+kernel:
   br i1 %is.serial, label %serial, label %parallel
+
+loop:                                             ; once more with every operand moved on, or on with all moved back
+  %this.loop = load ptr, ptr %function.p
+  %times.p = getelementptr %loop, ptr %this.loop, i32 0, i32 0
+  %ran.p = getelementptr %loop, ptr %this.loop, i32 0, i32 1
+  %begin.p = getelementptr %loop, ptr %this.loop, i32 0, i32 2
+  %moved.p = getelementptr %loop, ptr %this.loop, i32 0, i32 3
+  %moved.count.p = getelementptr %loop, ptr %this.loop, i32 0, i32 4
+  %strides.p = getelementptr %loop, ptr %this.loop, i32 0, i32 5
+  %repeats = load i64, ptr %times.p
+  %ran = load i64, ptr %ran.p
+  %begin = load i64, ptr %begin.p
+  %moved = load ptr, ptr %moved.p
+  %moved.count = load i64, ptr %moved.count.p
+  %strides = load ptr, ptr %strides.p
+  %ran.now = add i64 %ran, 1
+  %again = icmp slt i64 %ran.now, %repeats
+  %ran.kept = select i1 %again, i64 %ran.now, i64 0
+  store i64 %ran.kept, ptr %ran.p
+  %behind = add i64 %i, 1
+  %i.loop = select i1 %again, i64 %begin, i64 %behind
+  %all.back = sub i64 1, %repeats
+  %by = select i1 %again, i64 1, i64 %all.back
+  %any.moved = icmp ne i64 %moved.count, 0
+  br i1 %any.moved, label %move, label %loop.moved
+move:
+  %m = phi i64 [ 0, %loop ], [ %m.next, %move ]
+  %stride.p = getelementptr i64, ptr %strides, i64 %m
+  %place.p = getelementptr i64, ptr %moved, i64 %m
+  %stride.here = load i64, ptr %stride.p
+  %place = load i64, ptr %place.p
+  %way = mul i64 %stride.here, %by
+  %new.place = add i64 %place, %way
+  store i64 %new.place, ptr %place.p
+  %m.next = add i64 %m, 1
+  %m.more = icmp slt i64 %m.next, %moved.count
+  br i1 %m.more, label %move, label %loop.moved
+loop.moved:
+  TIME_LOOP
+  br label %loop.end
+loop.end:
+  br label %next
 
 serial:
   %function = load ptr, ptr %function.p
@@ -425,6 +495,7 @@ _PLAIN_PIECES = {
     "TIME_START": "",
     "TIME_SERIAL": "",
     "TIME_PARALLEL": "",
+    "TIME_LOOP": "",
     "OPEN_AFTER": "%shared",
     "LENGTH": "%length32 = load i32, ptr %length.p\n  %length = zext i32 %length32 to i64",
 }
@@ -441,6 +512,7 @@ timed.join:
   br label %timed.end
 timed.end:
   call void @record_time(ptr %times, i64 %i.parallel)""",
+    "TIME_LOOP": "call void @record_time(ptr %times, i64 %behind)",
     "OPEN_AFTER": "false",
     "LENGTH": "%length = add i64 0, 1",
 }

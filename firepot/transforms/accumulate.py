@@ -41,7 +41,7 @@ def accumulate(contributions: Sequence[Node]) -> Node:
         piece = _as_piece(node)
         if piece is not None:
             pieces.setdefault(piece.axis, []).append(piece)
-        elif node.primitive is contract_primitive and _worth_joining(node):
+        elif node.primitive is contract_primitive and worth_joining(node):
             products.setdefault((node.inputs[0].shape, node.inputs[1].shape), []).append(node)
         else:
             rest.append(node)
@@ -74,7 +74,7 @@ def _as_piece(node: Node) -> _Piece | None:
     return _Piece(node, partial[0], start[partial[0]], node.inputs[0])
 
 
-def _worth_joining(product: Node) -> bool:
+def worth_joining(product: Node) -> bool:
     """Whether copying the operands moves less than adding the results would."""
     _, m, n = product.shape
     return product.inputs[0].shape[2] * (m + n) <= 2 * m * n

@@ -414,3 +414,16 @@ def test_a_system_with_stacks_that_broadcast():
         fp.vmap(fp.linalg.inv)(fp.zeros(2, 3, 3))
     with pytest.raises(fp.TraceError):
         fp.jit(lambda m: fp.vmap(fp.linalg.inv)(m))(fp.tensor(a))
+
+
+def test_changes_under_jit_are_seen_for_every_tensor():
+    first, second = fp.tensor(0.0), fp.tensor(0.0)
+
+    def change(row: fp.Tensor) -> fp.Tensor:
+        total = row.sum() + first  # the first tensor that the capture meets
+        second.add_(row.sum())
+        return total
+
+    with pytest.raises(RuntimeError, match="changed in place to a value that differs between the examples"):
+        fp.jit(lambda x: fp.vmap(change)(x))(fp.ones(2, 3))
+    assert second.item() == 0

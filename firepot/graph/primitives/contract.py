@@ -24,9 +24,10 @@ class _Bilinear(Opaque):
     def parts(self, node: Node, inputs: Sequence[Node | Parts]) -> Node | Parts:
         x, y = inputs
         assert isinstance(x, Parts) and isinstance(y, Parts)
+        params = tuple(p.to_real() if isinstance(p, DType) else p for p in node.params)
 
         def product(a: Node, b: Node) -> Node:
-            return apply(self, (a, b), node.params)
+            return apply(self, (a, b), params)
 
         return Parts(
             ew.sub(product(x.real, y.real), product(x.imag, y.imag)),

@@ -75,6 +75,7 @@ def lower(d: Attention, processor: Any) -> Kernel:
         label=f"attention{'_gradient' if backward else ''} {d.heads}x{d.queries}x{d.keys}x{d.width}",
         scratch=block.scratch_bytes,
         parallel=pairs * features >= _SERIAL,
+        explicit=True,
         flops=2 * pairs * features,
         bytes=moved * d.dtype.size,
     )

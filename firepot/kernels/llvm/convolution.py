@@ -59,6 +59,7 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
         prepares=(1, f"filter of {plan}") if isinstance(plan, (Direct, Winograd)) and plan.weights_alone else None,
         parallel=c.products >= _SERIAL,
+        explicit=True,
         flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,
         rate=1 if isinstance(plan, (Depthwise, Winograd, WinogradWeight)) else plan.numbers,

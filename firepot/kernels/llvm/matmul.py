@@ -24,6 +24,7 @@ from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
 
 _K_BLOCK = 1024
+_FEW_TERMS = 16
 _SERIAL = 1 << 15  # multiply-adds below which one thread does all
 
 
@@ -79,6 +80,12 @@ class _Plan:
         return math.ceil(self.d.n / self.tile.columns)
 
     @property
+    def along_rows(self) -> bool:
+        """Whether a row of tiles is made before the next. With few terms the time is that of writing the result, which
+        is best done along its memory; with many, a panel of y is to stay in the cache for all rows."""
+        return self.d.k <= _FEW_TERMS
+
+    @property
     def k_blocks(self) -> int:
         return 1 if self.depth <= 2 * _K_BLOCK else math.ceil(self.depth / _K_BLOCK)
 
@@ -128,6 +135,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
         prepares=(1, columns) if 2 * plan.y_bytes >= size else None,
         unordered=not direct,
         parallel=work >= _SERIAL,
+        explicit=True,
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
         + (following.bytes if following else (d.accumulate if d.dtype.is_integer else d.dtype).size * d.batch * d.m * d.n),
@@ -292,9 +300,12 @@ def _multiply(
     accumulators = Accumulators(b, tile, d.accumulate, plan.numbers)
     start, stop = b.share(d.batch * plan.column_panels * plan.row_panels)
     with b.loop(start, stop) as task:
-        row_panel = b.urem(task, plan.row_panels)
-        rest = b.udiv(task, plan.row_panels)
-        column_panel, batch = b.urem(rest, plan.column_panels), b.udiv(rest, plan.column_panels)
+        inner, outer = plan.row_panels, plan.column_panels
+        if plan.along_rows:
+            inner, outer = outer, inner
+        first_panel, rest = b.urem(task, inner), b.udiv(task, inner)
+        second_panel, batch = b.urem(rest, outer), b.udiv(rest, outer)
+        row_panel, column_panel = (second_panel, first_panel) if plan.along_rows else (first_panel, second_panel)
         x_batch = batch if plan.x_batches > 1 else b.index(0)
         y_batch = batch if plan.y_batches > 1 else b.index(0)
         x_panel = b.add(b.mul(x_batch, plan.row_panels), row_panel)

@@ -47,6 +47,7 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any, parallel: bool) -> Kern
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
         scratch=d.m * lanes * d.accumulate.size if epilogue.large else 0,
         parallel=parallel,
+        explicit=True,
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (x_batches * d.m * d.k + y_batches * d.k * d.n)
         + (following.bytes if following else d.dtype.size * d.batch * d.m * d.n),

@@ -82,6 +82,7 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         workspace=_workspace(plan),
         scratch=_invariant_bytes(plan),
         parallel=points >= _SMALL,
+        explicit=_affine(nest),
         flops=operations(nest),
         bytes=traffic(nest),
         aliases=_fold_aliases(nest) if plan.folding else aliases(nest),
@@ -93,6 +94,20 @@ def _stores_last(nest: Nest) -> Nest:
     last = [s for s in nest.stages if isinstance(s, Store) and not s.axes]
     first = [s for s in nest.stages if not (isinstance(s, Store) and not s.axes)]
     return replace(nest, stages=(*first, *last))
+
+
+def _affine(nest: Nest) -> bool:
+    """Whether every position is a plain sum and nothing is guarded: LLVM has no conditions or divisions to hoist."""
+    waiting: list[Expr] = [stage.value for stage in nest.stages]
+    seen: set[int] = set()
+    while waiting:
+        expr = waiting.pop()
+        if id(expr) not in seen:
+            seen.add(id(expr))
+            if isinstance(expr, (Guard, CheckedIndex)):
+                return False
+            waiting += children(expr)
+    return all(isinstance(atom, Axis) for index in indices(nest) for atom, _ in index.terms)
 
 
 def same_positions(kernel: Kernel, read: int, written: int) -> bool:
@@ -151,7 +166,7 @@ def _plan(nest: Nest, widest: int) -> Plan:
             chunks = max(min(_CHUNKS, terms // _SHORTEST), min(_MOST_CHUNKS, terms // (4 * _BLOCK)))
         elif tasks < 16 and terms * side >= 1 << 15:
             chunks = max(1, min(_CHUNKS, terms * side // 4096, terms // _SHORTEST))
-        chunks = min(chunks, loops[0].size)
+        chunks = max(1, min(chunks, loops[0].size))  # an empty sum is one part
         streamed &= chunks > 1
     return Plan(nest, along, lanes, unroll, folding, outer, chunks, streamed)
 

@@ -220,6 +220,7 @@ def _complex_eigen(a: Any) -> tuple[Any, Any]:
     return values + 0j, vectors + 0j
 
 
+@autocasts
 def eig(A: Tensor) -> Eigen:
     """Eigenvalues and eigenvectors (as columns of length one) of square matrices, always complex; in no order.
 
@@ -229,6 +230,7 @@ def eig(A: Tensor) -> Eigen:
     return Eigen(*_Eig.apply(A))
 
 
+@autocasts
 def eigvals(A: Tensor) -> Tensor:
     """Eigenvalues of square matrices, always complex; in no order."""
     matrices("linalg.eigvals", A, square=True)
@@ -384,7 +386,9 @@ def _eliminate(a: Any) -> tuple[Any, Any]:
     pivots = np.empty((flat.shape[0], count), np.int32)
     each = np.arange(flat.shape[0])
     for k in range(count):
-        chosen = k + np.abs(flat[:, k:, k]).argmax(1) if rows > k else np.full(flat.shape[0], k)
+        column = flat[:, k:, k]
+        sizes = np.abs(column.real) + np.abs(column.imag) if np.iscomplexobj(a) else np.abs(column)  # as LAPACK's
+        chosen = k + sizes.argmax(1) if rows > k else np.full(flat.shape[0], k)
         pivots[:, k] = chosen + 1
         flat[each, k], flat[each, chosen] = flat[each, chosen].copy(), flat[each, k].copy()
         pivot = flat[:, k, k]

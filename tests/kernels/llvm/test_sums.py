@@ -59,3 +59,12 @@ def test_infinity_and_nan_come_through(place: int) -> None:
     assert fp.tensor(values).sum().item() == np.inf
     values[-1 - place] = -np.inf if place != 69_999 - place else np.nan
     assert np.isnan(fp.tensor(values).sum().item())
+
+
+def test_sums_over_nothing_in_one_kernel():
+    """Found by a random program: the fold of an empty axis was cut into no parts."""
+    x = fp.zeros(0, 1)
+    assert x.logsumexp(0).tolist() == [-np.inf]
+    assert (x * 2).exp().sum(0).tolist() == [0.0]
+    assert fp.grad(lambda v: (v.sum(0) * fp.ones(3, 1)).sum())(x).shape == (0, 1)
+    assert fp.softmax(fp.zeros(3, 0), 1).sum(1).tolist() == [0.0] * 3

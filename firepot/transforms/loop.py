@@ -1,0 +1,392 @@
+"""Loops in the graph: a body that is compiled once and run many times by the native program (`fp.scan`).
+
+A loop carries values from step to step, reads one row of each stacked input at each step and writes one row of each
+stacked result. Its derivative is a loop in the other direction, over the carries that were kept at every step, which
+computes the body once more; so loops have derivatives of any order, and batching makes a loop of a batched body.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Batching, Node, Opaque, Shape, apply, data, grad_mode, mark, mark_primitive, topological
+from firepot.graph.primitives import elementwise as ew
+from firepot.graph.primitives import views
+from firepot.graph.primitives.contract import contract, contract_primitive
+from firepot.graph.primitives.loop import Body, Piece, pieces, pitch_of
+from firepot.transforms import recompute
+from firepot.transforms.accumulate import worth_joining
+from firepot.transforms.batch import Batch
+from firepot.transforms.differentiate import gradients
+
+
+class Loop(Opaque):
+    """The results of one dtype of a loop, in one dimension (see `pieces`).
+
+    inputs: the first carries (size,), the stacked inputs (length, pitch), the constants (size,).
+    params: (body, length, reverse, saved, dtype). reverse goes from the last row to the first. saved keeps the carries
+    of every step: length + 1 rows, in the order of the stacked inputs, with the last value at the end; without it
+    there is one row, the last value. The compiler runs the loop once for all dtypes.
+    """
+
+    name = "loop"
+    dense = True
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        found = pieces(*params)
+        last = found[-1]
+        return (last.start + last.rows * last.pitch,), params[4]
+
+    def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = node.params[0].checks
+        return found
+
+    def lower(self, context: Any, node: Node) -> None:
+        context.loop(node)
+
+    def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
+        return _gradients(g, node)
+
+    def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+        return _batched(node, inputs, batched, batching)
+
+
+loop_primitive = Loop()
+
+
+def row_of(x: Node) -> Node:
+    """A value as the loop reads it: in one dimension."""
+    return views.reshape(x, (x.size,))
+
+
+def rows_of(x: Node) -> Node:
+    """A stacked value as the loop reads it: one row a step, each at an aligned address."""
+    length, size = x.shape[0], math.prod(x.shape[1:])
+    pitch = pitch_of(x.shape[1:], x.dtype)
+    return views.pad(views.reshape(x, (length, size)), (0, 0), (0, pitch - size))
+
+
+def run(
+    body: Body, carries: Sequence[Node], rows: Sequence[Node], constants: Sequence[Node], length: int, reverse: bool
+) -> tuple[list[Node], list[Node]]:
+    """(the last carries, the stacked results). `rows` are as of `rows_of`; shapes and dtypes are those of the body."""
+    inputs = (*map(row_of, carries), *rows, *map(row_of, constants))
+    saved = grad_mode.enabled and any(i.requires_grad for i in inputs)
+    blocks: dict[DType, Node] = {}
+    results: dict[int, Node] = {}
+    for r in body.results:
+        if r.dtype not in blocks:
+            params = (body, length, reverse, saved, r.dtype)
+            block = blocks[r.dtype] = apply(loop_primitive, inputs, params)
+            results.update({p.result: _value(block, p, body, length, reverse) for p in pieces(*params)})
+    count = len(body.carries)
+    return [results[n] for n in range(count)], [results[n] for n in range(count, len(body.results))]
+
+
+def _value(block: Node, piece: Piece, body: Body, length: int, reverse: bool) -> Node:
+    """A result in its shape: the last value of a carry, or the stacked rows."""
+    shape = body.results[piece.result].shape
+    if piece.result >= len(body.carries):
+        rows = views.reshape(_part(block, piece.start, length * piece.pitch), (length, piece.pitch))
+        return views.reshape(views.slice_(rows, (0, 0), (length, piece.size)), (length, *shape))
+    row = 0 if reverse or piece.rows == 1 else length
+    return views.reshape(_part(block, piece.start + row * piece.pitch, piece.size), shape)
+
+
+def _part(block: Node, start: int, size: int) -> Node:
+    return views.slice_(block, (start,), (size,))
+
+
+def _kept(block: Node, piece: Piece, length: int, reverse: bool) -> Node:
+    """The values of a carry before each step, as rows."""
+    start = piece.start + (piece.pitch if reverse else 0)
+    return views.reshape(_part(block, start, length * piece.pitch), (length, piece.pitch))
+
+
+def closed(
+    carries: Sequence[Node], slices: Sequence[Node], constants: Sequence[Node], results: Sequence[Node],
+    stand_ins: Mapping[Node, Node] | None = None,
+) -> tuple[Body, list[Node]]:  # fmt: skip
+    """(the body with these placeholders and results, the nodes from outside that it reads as further constants).
+
+    What does not depend on a placeholder is computed once, outside. `stand_ins` are put in the place of other nodes.
+    """
+    known: dict[Node, Node] = {p: p for p in (*carries, *slices, *constants)}
+    known.update(stand_ins or {})
+    outside: dict[Node, Node] = {}  # nodes from outside -> placeholders
+    images: dict[recompute.Segment, recompute.Segment] = {}
+    order = topological(results, known.__contains__)
+    inside = set(known)
+    plain: set[Node] = set()  # numbers and what is made of them alone
+    for node in order:
+        if any(i in inside for i in node.inputs):
+            inside.add(node)
+        elif not ew.is_leaf(node) and all(i in plain for i in node.inputs):
+            plain.add(node)
+
+    def image(node: Node) -> Node:
+        found = known.get(node)
+        if found is None:
+            if node in plain:
+                return node
+            outside[node] = data(node.shape, node.dtype)
+            found = known[node] = mark(outside[node]) if node.requires_grad else outside[node]
+        return found
+
+    before = grad_mode.enabled
+    try:
+        for node in order:
+            if node in known or node not in inside:
+                continue
+            inputs = tuple(image(i) for i in node.inputs)
+            if inputs == node.inputs:
+                known[node] = node
+                continue
+            grad_mode.enabled = node.requires_grad
+            if node.primitive is mark_primitive:
+                known[node] = mark(inputs[0], node.requires_grad)
+            else:
+                known[node] = apply(node.primitive, inputs, node.params)
+            recompute.follow(node, known[node], inputs, images)
+    finally:
+        grad_mode.enabled = before
+    placeholders = [*carries, *slices, *constants, *outside.values()]
+    ends = [image(r) for r in results]
+    placeholders += [p for p in outside.values() if p not in placeholders]
+    handles = {h.inputs[0]: h for h in known.values() if h.primitive is mark_primitive and h.inputs[0] in placeholders}
+    body = Body(
+        carries, slices, [*constants, *outside.values()], [handles.get(p, p) for p in placeholders], ends
+    )
+    return body, list(outside)
+
+
+# -- the derivative ----------------------------------------------------------------------------------------------------
+
+
+def _nonzero(g: Node, start: int, size: int) -> Node | None:
+    """Elements start … start + size − 1 of a gradient in one dimension; None where they are zero by its making."""
+    if ew.constant_value(g) == 0:
+        return None
+    if g.inputs and g.primitive is ew.add_primitive:
+        a, b = (_nonzero(i, start, size) for i in g.inputs)
+        return a if b is None else b if a is None else ew.add(a, b)
+    if g.inputs and g.primitive is views.concatenate_primitive:
+        begin, parts = 0, []
+        for i in g.inputs:
+            low, high = max(begin, start), min(begin + i.size, start + size)
+            if low < high:
+                parts.append(_nonzero(i, low - begin, high - low) or (high - low))
+            begin += i.size
+        if all(isinstance(p, int) for p in parts):
+            return None
+        return views.concatenate([ew.full((p,), 0, g.dtype) if isinstance(p, int) else p for p in parts], 0)
+    if g.inputs and g.primitive is views.unslice_primitive and g.params[2] == (1,):
+        (begin,), inner = g.params[1], g.inputs[0]
+        low, high = max(begin, start), min(begin + inner.size, start + size)
+        if low >= high:
+            return None
+        found = _nonzero(inner, low - begin, high - low)
+        return None if found is None else views.pad(found, (low - start,), (start + size - high,))
+    return _part(g, start, size)
+
+
+def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
+    """The loop in the other direction: carries are the gradients of the carries and of the constants."""
+    body, length, reverse, saved, dtype = node.params
+    assert saved, "what requires grad keeps its carries"
+    count, given = len(body.carries), len(body.slices)
+    rows, constants = node.inputs[count : count + given], node.inputs[count + given :]
+    handles = body.handles
+    by_constants = [k for k, c in enumerate(constants) if c.requires_grad]
+    floating = [c for c in range(count) if body.carries[c].dtype.kind == "f"]
+    wanted_rows = [x for x in range(given) if rows[x].requires_grad]
+    carried = [data(body.carries[c].shape, body.carries[c].dtype) for c in floating]
+    begin = [ew.like(p, 0) for p in carried]
+    weights: dict[Node, Node] = {}
+    later: dict[int, Node] = {}  # what arrives at a kept carry from outside
+    stacks: list[Node] = []
+    stand_ins: list[Node] = []
+
+    def received(result: int) -> Node:
+        like = body.results[result]
+        stand_ins.append(data(like.shape, like.dtype))
+        return mark(stand_ins[-1], grad_mode.enabled)
+
+    for c, p in zip(floating, carried, strict=True):
+        _add(weights, body.results[c], mark(p, grad_mode.enabled))
+    for piece in pieces(body, length, reverse, saved, dtype):
+        if piece.result >= count:
+            received_rows = _nonzero(g, piece.start, length * piece.pitch)
+            if received_rows is not None:
+                stacks.append(views.reshape(received_rows, (length, piece.pitch)))
+                _add(weights, body.results[piece.result], received(piece.result))
+            continue
+        last = piece.start + (0 if reverse else length * piece.pitch)
+        end = _nonzero(g, last, piece.size)
+        if end is not None:
+            begin[floating.index(piece.result)] = views.reshape(end, body.carries[piece.result].shape)
+        between = _nonzero(g, piece.start + (piece.pitch if reverse else 0), length * piece.pitch)
+        if between is not None:
+            stacks.append(views.reshape(between, (length, piece.pitch)))
+            later[piece.result] = received(piece.result)
+    weights = {n: w for n, w in weights.items() if n.requires_grad}
+    wanted = [*(handles[c] for c in floating), *(handles[count + x] for x in wanted_rows)]
+    wanted += [handles[count + given + k] for k in by_constants]
+    found_by = gradients(weights, [w for w in wanted if w.requires_grad], grad_mode.enabled) if weights else {}
+
+    def by(handle: Node) -> Node:
+        found = found_by.get(handle)
+        return ew.like(handle, 0) if found is None else found
+
+    results = [ew.add(by(handles[c]), later[c]) if c in later else by(handles[c]) for c in floating]
+    products: list[tuple[int, Node, list[Node]]] = []  # of a constant's gradient: see _as_products
+    summed: list[int] = []  # constants whose gradient is carried
+    for k in by_constants:
+        found = found_by.get(handles[count + given + k])
+        own, rest = _as_products(found) if found is not None else ([], None)
+        products += [(k, product, path) for product, path in own]
+        if rest is not None:
+            p = data(body.constants[k].shape, body.constants[k].dtype)
+            summed.append(k)
+            carried.append(p)
+            begin.append(ew.like(p, 0))
+            results.append(ew.add(mark(p, grad_mode.enabled), rest))
+    results += [by(handles[count + x]) for x in wanted_rows]
+    results += [i for _, product, _ in products for i in product.inputs]
+    slices = [*stand_ins, *body.carries, *body.slices]
+    # A stack that nothing reads is not read.
+    reached = set(topological(results, ew.is_leaf))
+    pairs = [(p, r) for p, r in zip(slices, [*stacks, *_kept_rows(node), *rows], strict=True) if p in reached]
+    reverse_body, outside = closed(carried, [p for p, _ in pairs], body.constants, results)
+    ends, stacked = run(reverse_body, begin, [r for _, r in pairs], [*constants, *outside], length, not reverse)
+    gradient: list[Node | None] = [None] * len(node.inputs)
+    for c, value in zip(floating, ends, strict=False):
+        gradient[c] = row_of(value)
+    for x, value in zip(wanted_rows, stacked, strict=False):
+        gradient[count + x] = rows_of(value)
+    contributions: dict[int, Node] = dict(zip(summed, ends[len(floating) :], strict=True))
+    factors = iter(stacked[len(wanted_rows) :])
+    for k, _, path in products:
+        value = _product_of_all(next(factors), next(factors), path)
+        contributions[k] = ew.add(contributions[k], value) if k in contributions else value
+    for k, value in contributions.items():
+        gradient[count + given + k] = row_of(value)
+    return gradient
+
+
+def _as_products(gradient: Node) -> tuple[list[tuple[Node, list[Node]]], Node | None]:
+    """A gradient as a sum of matrix products, each with the views on it, and the rest.
+
+    The sum of a product over all steps is one product over a longer inner dimension, which is cheaper than adding up
+    results where keeping the factors moves less.
+    """
+    waiting, found, rest = [gradient], [], None
+    while waiting:
+        node = waiting.pop()
+        if node.primitive is ew.add_primitive and node.inputs:
+            waiting.extend(node.inputs)
+            continue
+        path, product = [], node
+        while product.primitive in (views.reshape_primitive, views.permute_primitive) and product.inputs:
+            path.append(product)
+            product = product.inputs[0]
+        if product.primitive is contract_primitive and product.inputs and worth_joining(product):
+            found.append((product, path))
+        else:
+            rest = node if rest is None else ew.add(rest, node)
+    return found, rest
+
+
+def _product_of_all(x: Node, y: Node, path: Sequence[Node]) -> Node:
+    """Σ x[t] · y[t] of factors (length, batch, m, k) and (length, batch, k, n), seen through views."""
+    length, batch, m, k = x.shape
+    n = y.shape[3]
+    left = views.reshape(views.permute(x, (1, 2, 0, 3)), (batch, m, length * k))
+    right = views.reshape(views.permute(y, (1, 0, 2, 3)), (batch, length * k, n))
+    value = contract(left, right)
+    for view in reversed(path):
+        value = apply(view.primitive, (value,), view.params)
+    return value
+
+
+def _kept_rows(node: Node) -> Iterator[Node]:
+    """The rows of every carry of a loop, whatever its dtype."""
+    body, length, reverse, saved, _ = node.params
+    for c, carry in enumerate(body.carries):
+        block = node
+        if carry.dtype is not node.dtype:
+            block = apply(loop_primitive, node.inputs, (body, length, reverse, saved, carry.dtype))
+        piece = next(p for p in pieces(*block.params) if p.result == c)
+        yield _kept(block, piece, length, reverse)
+
+
+def _add(weights: dict[Node, Node], node: Node, gradient: Node) -> None:
+    weights[node] = ew.add(weights[node], gradient) if node in weights else gradient
+
+
+# -- batching ----------------------------------------------------------------------------------------------------------
+
+
+def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
+    """The loop of the batched body. A carry is batched where it begins or becomes so."""
+    body, length, reverse, saved, dtype = node.params
+    size = batching.size
+    count, given = len(body.carries), len(body.slices)
+    many = list(batched)
+    while True:
+        rewriting = Batch(size)
+        new = []
+        for p, is_batched in zip(body.placeholders, many, strict=True):
+            new.append(data((size, *p.shape), p.dtype) if is_batched else p)
+            if is_batched:
+                rewriting.bind(p, new[-1])
+        rewriting._first = -1  # placeholders are older than what is made of them, in no order among themselves
+        found = rewriting.rewrite(body.results)
+        grown = [c for c in range(count) if found[c] is not None and not many[c]]
+        if not grown:
+            break
+        for c in grown:
+            many[c] = True
+    results = []
+    for n, (one, whole) in enumerate(zip(body.results, found, strict=True)):
+        if whole is None and (n >= count or many[n]):
+            (whole,) = rewriting.spread([one], [False])
+        results.append(one if whole is None else whole)
+    handles = []
+    for h in body.handles:
+        (whole,) = rewriting.rewrite([h])
+        handles.append(h if whole is None else whole)
+    larger = Body(new[:count], new[count : count + given], new[count + given :], handles, results)
+    values = []
+    for n, (i, p) in enumerate(zip(inputs, body.placeholders, strict=True)):
+        stacked = count <= n < count + given
+        if not many[n]:
+            values.append(i)
+        elif stacked:  # (examples, length, pitch) as rows of all examples
+            row = views.slice_(i, (0, 0, 0), (size, length, p.size))
+            values.append(rows_of(views.permute(row, (1, 0, 2))))
+        else:
+            whole = i if batched[n] else views.expand(i, (size, *i.shape))
+            values.append(row_of(whole))
+    params = (larger, length, reverse, saved, dtype)
+    block = apply(loop_primitive, tuple(values), params)
+    # Back to a block for each example.
+    parts = []
+    old = {p.result: p for p in pieces(*node.params)}
+    for p in pieces(*params):
+        before = old[p.result]
+        rows = views.reshape(_part(block, p.start, p.rows * p.pitch), (p.rows, p.pitch))
+        rows = views.slice_(rows, (0, 0), (p.rows, p.size))
+        if p.size == before.size * size and (p.result >= count or many[p.result]):
+            rows = views.permute(views.reshape(rows, (p.rows, size, before.size)), (1, 0, 2))
+        else:
+            rows = views.expand(rows, (size, p.rows, before.size))
+        rows = views.pad(rows, (0, 0, 0), (0, 0, before.pitch - before.size))
+        parts.append(views.reshape(rows, (size, before.rows * before.pitch)))
+    return views.concatenate(parts, 1)
+
+
+__all__ = ["Body", "Loop", "Piece", "loop_primitive", "pieces", "pitch_of", "row_of", "rows_of", "run"]
