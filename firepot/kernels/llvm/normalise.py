@@ -157,8 +157,6 @@ def _by_pass(nest: Nest) -> Nest:
 
     for stage in nest.stages:
         depth[stage] = waits(stage.value, set())
-    if not any(depth.values()):
-        return nest
 
     def turn(stage: Stage) -> int:
         return 2 * depth[stage] if stage.axes else max(2 * depth[stage] - 1, 1)
