@@ -243,4 +243,4 @@ def test_few_programs_are_kept() -> None:
     for n in (3, 5, 6, 7, 9, 11, 13, 5, 3):
         assert f(fp.ones(n)).item() == 1
     assert f.programs == 4  # for up to 4, 8, 16; that of 4 was dropped
-    assert len({id(t.executor.program) for found in f._traces.values() for t in found}) == 2
+    assert len({id(t.executor.plan) for found in f._traces.values() for t in found}) == 2
