@@ -269,8 +269,9 @@ def _measured(
     kernels = []
     for number, step in enumerate(program.steps):
         place, derivative = _origin(step, trace, capture)
-        # The peak is of float32: float64 has half as many lanes, dot-product instructions do more at once.
-        widest = max((s.dtype.size for s, _ in step.operands if s.dtype.kind == "f"), default=4)
+        # The peak is of float32: float64 has half as many lanes, dot-product instructions do more at once. Numbers
+        # beside the arrays, as a learning rate in float64, do not slow the rest.
+        widest = max((s.dtype.size for s, _ in step.operands if s.dtype.kind == "f" and s.size > 1), default=4)
         slower = max(widest / 4, 1) / step.kernel.rate
         floor = max(step.kernel.flops / peaks.flops * slower, step.kernel.bytes / peaks.bandwidth)
         kernels.append(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from firepot.compiler.emit import Emitter, Misaligned, Storage
 from firepot.compiler.layout import Layout, natural_layouts, row_major
 from firepot.graph.index import Axis, Index
-from firepot.graph.node import Elementwise, Node, Opaque, View, viewed
+from firepot.graph.node import Elementwise, Node, Opaque, View, checks_an_index, viewed
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
@@ -52,16 +52,7 @@ class Group:
 
     def checks_an_index(self) -> bool:
         """Whether the kernel may find an index out of range, which ends the program before state is overwritten."""
-        waiting, seen = list(self.roots), set()
-        while waiting:
-            n = waiting.pop()
-            if n in seen or n in self.inputs:
-                continue
-            seen.add(n)
-            if n.primitive.checks(n):
-                return True
-            waiting.extend(n.inputs)
-        return False
+        return checks_an_index(self.roots, self.inputs)
 
 
 def choose_roots(order: Sequence[Node], outputs: Sequence[Node]) -> set[Node]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from firepot.compiler.emit import Storage
 from firepot.compiler.lower import Step
 from firepot.compiler.memory import Interval, plan
-from firepot.graph.node import Node
+from firepot.graph.node import Node, checks_an_index
 from firepot.kernels.llvm import nest as nest_generator
 
 
@@ -131,24 +131,11 @@ def _donate(
             continue
         if last.get(source.number, -1) == t and not _at_same_positions(steps[t], source, target):
             continue
-        if _checks_an_index(steps[t], storage):  # it would overwrite state and find the error in one walk
+        if checks_an_index(steps[t].nodes, storage):  # it would overwrite state and find the error in one walk
             continue
         donated[o] = i
         guard = min(guard, t)
     return donated, guard
-
-
-def _checks_an_index(step: Step, storage: Mapping[Node, Storage]) -> bool:
-    waiting, seen = list(step.nodes), set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen or (node in storage and node not in step.nodes):
-            continue
-        seen.add(node)
-        if node.primitive.checks(node):
-            return True
-        waiting.extend(node.inputs)
-    return False
 
 
 def _at_same_positions(step: Step, source: Storage, target: Storage) -> bool:

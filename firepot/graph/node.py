@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
@@ -450,6 +450,23 @@ def collection_paused() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+def checks_an_index(roots: Iterable[Node], known: Container[Node]) -> bool:
+    """Whether computing the roots may find an index out of range. `known`: nodes whose values are there already, but
+    for the roots themselves."""
+    waiting = list(roots)
+    seen: set[Node] = set()
+    wanted = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or (node in known and node not in wanted):
+            continue
+        seen.add(node)
+        if node.primitive.checks(node):
+            return True
+        waiting.extend(node.inputs)
+    return False
 
 
 def topological(outputs: Iterable[Node], stop: Callable[[Node], bool]) -> list[Node]:
