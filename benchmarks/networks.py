@@ -51,7 +51,8 @@ class Options:
 
 def measure(options: Options, results: dict[str, Any], save: Callable[[], None]) -> None:
     """Put the measurements into `results`, beside those of other models and parts that it holds; save after each."""
-    results["machine"] = machine.describe(options.threads)
+    if options.parts != ["install"] or "machine" not in results:  # else the description stays that of the times kept
+        results["machine"] = machine.describe(options.threads)
     installed = [p for p in options.peers if importlib.util.find_spec(libraries.PEERS[p]) is not None]
     if "install" in options.parts:
         _note("import and installed size")
