@@ -43,8 +43,8 @@ class Varying:
     Sizes are rounded up to one of a few, and sizes with the same one share a program. The function is written as for
     exact shapes, and what it returns is what it returns for exact shapes: what the surplus elements could reach
     (sums, means, normalisations, softmax, products, sorting, indices from the end, …) is masked by the compiler.
-    Sums may be rounded differently; sizes 0 and 1 are not padded. A function with an operation for which that is not possible gets a program for
-    each exact size, and a RuntimeWarning says which operation it was.
+    Sums may be rounded differently; sizes 0 and 1 are not padded. A function with an operation for which that is not
+    possible gets a program for each exact size, and a RuntimeWarning says which operation it was.
 
     Args:
         dims: argument name -> the dimension. All of them must have the same size at a call. In a list, tuple or dict
