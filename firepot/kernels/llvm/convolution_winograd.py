@@ -473,11 +473,16 @@ class WinogradWeight:
 
     @property
     def source_row(self) -> int:
-        return -(-self.c.in_channels // self.tile.lanes) * self.tile.lanes
+        return _row_width(self.c.in_channels, self.tile.lanes)
 
     @property
     def gradient_row(self) -> int:
-        return self.panels * self.tile.columns
+        return _row_width(self.panels * self.tile.columns, self.tile.lanes)
+
+    @property
+    def sum_panel(self) -> int:
+        """Elements of a point's sums of one panel of output channels."""
+        return self.rows * self.tile.rows * self.tile.columns
 
     @property
     def source_spacing(self) -> int:
@@ -490,7 +495,7 @@ class WinogradWeight:
 
     @property
     def sum_spacing(self) -> int:
-        return self.rows * self.tile.rows * self.gradient_row + self.tile.lanes
+        return self.panels * self.sum_panel + self.tile.lanes
 
     @property
     def zeros_bytes(self) -> int:
@@ -555,7 +560,7 @@ def _transform_both(b: Builder, plan: WinogradWeight) -> None:
 
 
 def _sum_products(b: Builder, plan: WinogradWeight) -> None:
-    """Add image tiles `first` to `last` up into [point][input channel][output channel]; tasks are [point][panel]."""
+    """Add image tiles `first` to `last` up into [point][panel][input channel][columns]; tasks are [point][panel]."""
     tile = plan.tile
     tiles = b.sub(b.arg("last"), b.arg("first"))
     _, source, gradient, sums = plan.places(b)
@@ -568,12 +573,12 @@ def _sum_products(b: Builder, plan: WinogradWeight) -> None:
         left = b.element(source, "float", b.mul(point, plan.source_spacing))
         right = b.add(b.mul(point, plan.gradient_spacing), b.mul(panel, tile.columns))
         right = b.element(gradient, "float", right)
-        target = b.add(b.mul(point, plan.sum_spacing), b.mul(panel, tile.columns))
+        target = b.add(b.mul(point, plan.sum_spacing), b.mul(panel, plan.sum_panel))
         target = b.element(sums, "float", target)
         with b.loop(0, tiles, step) as low, b.loop(0, plan.rows) as row:
             high = b.intrinsic("llvm.umin", "i64", b.add(low, step), tiles)
-            own = b.element(target, "float", b.mul(row, tile.rows * plan.gradient_row))
-            places = _accumulator_places(b, tile, own, plan.gradient_row)
+            own = b.element(target, "float", b.mul(row, tile.rows * tile.columns))
+            places = _accumulator_places(b, tile, own, tile.columns)
             accumulators.clear(b)
             with b.when(b.compare("sgt", b.add(low, b.arg("first")), 0)):
                 for r, v, there in places:
@@ -599,9 +604,10 @@ def _finish_weights(b: Builder, plan: WinogradWeight, epilogue: Epilogue) -> Non
     with b.loop(start, stop) as task:
         group, v = b.urem(task, groups), b.udiv(task, groups)
         out, first = b.mul(v, lanes), b.mul(group, _FINISHED)
+        panel = b.add(b.mul(b.udiv(out, plan.tile.columns), plan.sum_panel), b.urem(out, plan.tile.columns))
         count = b.intrinsic("llvm.umin", "i64", b.sub(c.in_channels, first), b.index(_FINISHED))
         with b.loop(0, count) as i:
-            own = b.element(sums, "float", b.add(b.mul(b.add(first, i), plan.gradient_row), out))
+            own = b.element(sums, "float", b.add(panel, b.mul(b.add(first, i), plan.tile.columns)))
             points = [
                 [b.load(b.element(own, "float", (j * POINTS + k) * plan.sum_spacing), wide) for k in range(POINTS)]
                 for j in range(POINTS)
@@ -611,7 +617,9 @@ def _finish_weights(b: Builder, plan: WinogradWeight, epilogue: Epilogue) -> Non
             for k, value in enumerate(v for line in square for v in line):
                 b.store(value, b.element(place, "float", k * lanes))
         existing = b.intrinsic("llvm.umin", "i64", b.sub(c.out_channels, out), b.index(lanes))
-        with b.loop(0, existing) as lane, b.loop(0, count) as i, b.loop(0, TAPS) as y, b.loop(0, TAPS) as x:
-            number = b.add(b.mul(b.add(b.mul(i, TAPS), y), TAPS), x)
-            value = b.load(b.element(results, "float", b.add(b.mul(number, lanes), lane)), "float")
-            epilogue.emit(b, (b.add(out, lane), b.add(first, i), b.index(0), y, x), value, None)
+        with b.loop(0, existing) as lane, b.loop(0, count) as i:
+            place = b.element(results, "float", b.add(b.mul(i, taps * lanes), lane))
+            for tap in range(taps):
+                value = b.load(b.element(place, "float", tap * lanes), "float")
+                index = (b.add(out, lane), b.add(first, i), b.index(0), b.index(tap // TAPS), b.index(tap % TAPS))
+                epilogue.emit(b, index, value, None)
