@@ -12,6 +12,7 @@ from firepot.tracing import state
 from firepot.transforms.accumulate import accumulate
 from firepot.transforms.recompute import Copies
 
+
 class _Transposing(threading.local):
     """Whether gradients are taken to be transposed again: what is linear in them and cannot be computed is no error
     then, as it will vanish."""

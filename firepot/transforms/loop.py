@@ -15,12 +15,13 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Opaque, Shape, apply, data, grad_mode, mark, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.graph.primitives.contract import contract, contract_primitive
+from firepot.graph.primitives.contract import contract, contract_primitive, convolve_primitive
 from firepot.graph.primitives.loop import Body, Piece, pieces, pitch_of
+from firepot.transforms import recompute
 from firepot.transforms.accumulate import worth_joining
 from firepot.transforms.batch import Batch
 from firepot.transforms.body import add_to, closed, nonzero, part_of, row_of
-from firepot.transforms.differentiate import gradients
+from firepot.transforms.differentiate import gradients, transposing
 
 
 class Loop(Opaque):
@@ -70,6 +71,9 @@ def run(
     """(the last carries, the stacked results). `rows` are as of `rows_of`; shapes and dtypes are those of the body."""
     inputs = (*map(row_of, carries), *rows, *map(row_of, constants))
     saved = grad_mode.enabled and any(i.requires_grad for i in inputs)
+    wanted = len(body.results)
+    if saved:
+        body = _with_products(body)
     blocks: dict[DType, Node] = {}
     results: dict[int, Node] = {}
     for r in body.results:
@@ -78,7 +82,27 @@ def run(
             block = blocks[r.dtype] = apply(loop_primitive, inputs, params)
             results.update({p.result: _value(block, p, body, length, reverse) for p in pieces(*params)})
     count = len(body.carries)
-    return [results[n] for n in range(count)], [results[n] for n in range(count, len(body.results))]
+    return [results[n] for n in range(count)], [results[n] for n in range(count, wanted)]
+
+
+def _with_products(body: Body) -> Body:
+    """The body with further stacked results: the products and convolutions that its derivative looks at, which are
+    better kept than computed again. Those of a checkpoint are not."""
+    weights = {r: data(r.shape, r.dtype) for r in body.results if r.requires_grad}
+    with transposing():  # nothing of it is computed
+        found = gradients(weights, [h for h in body.handles if h.requires_grad])
+    read = set(topological(found.values(), ew.is_leaf))
+    kept = [
+        n
+        for n in topological(body.results, ew.is_leaf)
+        if n in read and n.primitive in _PRODUCTS and n not in recompute.segments and n not in body.stacked
+    ]
+    if not kept:
+        return body
+    return Body(body.carries, body.slices, body.constants, body.handles, [*body.results, *kept])
+
+
+_PRODUCTS = (contract_primitive, convolve_primitive)
 
 
 def _value(block: Node, piece: Piece, body: Body, length: int, reverse: bool) -> Node:
@@ -149,12 +173,12 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
         return ew.like(handle, 0) if found is None else found
 
     results = [ew.add(by(handles[c]), later[c]) if c in later else by(handles[c]) for c in floating]
-    products: list[tuple[int, Node, list[Node]]] = []  # of a constant's gradient: see _as_products
+    factored: list[tuple[int, Node, list[Node]]] = []  # of a constant's gradient: see _as_products
     summed: list[int] = []  # constants whose gradient is carried
     for k in by_constants:
         found = found_by.get(handles[count + given + k])
         own, rest = _as_products(found) if found is not None else ([], None)
-        products += [(k, product, path) for product, path in own]
+        factored += [(k, product, path) for product, path in own]
         if rest is not None:
             p = data(body.constants[k].shape, body.constants[k].dtype)
             summed.append(k)
@@ -162,12 +186,16 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
             begin.append(ew.like(p, 0))
             results.append(ew.add(mark(p, grad_mode.enabled), rest))
     results += [by(handles[count + x]) for x in wanted_rows]
-    results += [i for _, product, _ in products for i in product.inputs]
-    slices = [*stand_ins, *body.carries, *body.slices]
+    results += [i for _, product, _ in factored for i in product.inputs]
+    products = {n: data(n.shape, n.dtype) for n in body.stacked if n.primitive in _PRODUCTS}
+    known = {n: mark(p, grad_mode.enabled) for n, p in products.items()}
+    slices = [*stand_ins, *body.carries, *body.slices, *products.values()]
     # A stack that nothing reads is not read.
-    reached = set(topological(results, ew.is_leaf))
-    pairs = [(p, r) for p, r in zip(slices, [*stacks, *_kept_rows(node), *rows], strict=True) if p in reached]
-    reverse_body, outside = closed(carried, [p for p, _ in pairs], body.constants, results)
+    reached = set(topological(results, lambda n: n in known or ew.is_leaf(n)))
+    reached.update(products[n] for n in known if n in reached)
+    whole = [*stacks, *_kept_rows(node), *rows, *(_stacked_rows(node, n) for n in products)]
+    pairs = [(p, r) for p, r in zip(slices, whole, strict=True) if p in reached]
+    reverse_body, outside = closed(carried, [p for p, _ in pairs], body.constants, results, known)
     ends, stacked = run(reverse_body, begin, [r for _, r in pairs], [*constants, *outside], length, not reverse)
     gradient: list[Node | None] = [None] * len(node.inputs)
     for c, value in zip(floating, ends, strict=False):
@@ -176,7 +204,7 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
         gradient[count + x] = rows_of(value)
     contributions: dict[int, Node] = dict(zip(summed, ends[len(floating) :], strict=True))
     factors = iter(stacked[len(wanted_rows) :])
-    for k, _, path in products:
+    for k, _, path in factored:
         value = _product_of_all(next(factors), next(factors), path)
         contributions[k] = ew.add(contributions[k], value) if k in contributions else value
     for k, value in contributions.items():
@@ -221,13 +249,24 @@ def _product_of_all(x: Node, y: Node, path: Sequence[Node]) -> Node:
 
 def _kept_rows(node: Node) -> Iterator[Node]:
     """The rows of every carry of a loop, whatever its dtype."""
-    body, length, reverse, saved, _ = node.params
-    for c, carry in enumerate(body.carries):
-        block = node
-        if carry.dtype is not node.dtype:
-            block = apply(loop_primitive, node.inputs, (body, length, reverse, saved, carry.dtype))
-        piece = next(p for p in pieces(*block.params) if p.result == c)
-        yield _kept(block, piece, length, reverse)
+    body, length, reverse, _, _ = node.params
+    for c in range(len(body.carries)):
+        yield _kept(*_block_of(node, c), length, reverse)
+
+
+def _stacked_rows(node: Node, result: Node) -> Node:
+    """The rows of a stacked result."""
+    body, length, *_ = node.params
+    number = len(body.carries) + body.stacked.index(result)
+    block, piece = _block_of(node, number)
+    return views.reshape(part_of(block, piece.start, length * piece.pitch), (length, piece.pitch))
+
+
+def _block_of(node: Node, result: int) -> tuple[Node, Piece]:
+    """(the block, whatever its dtype, and the place in it) of a result by number."""
+    dtype = node.params[0].results[result].dtype
+    block = node if dtype is node.dtype else apply(loop_primitive, node.inputs, (*node.params[:4], dtype))
+    return block, next(p for p in pieces(*block.params) if p.result == result)
 
 
 # -- batching ----------------------------------------------------------------------------------------------------------

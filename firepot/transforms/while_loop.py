@@ -129,7 +129,7 @@ def _pulled_back(g: Node, node: Node) -> list[Node | None]:
 
 def _pushed_forward(params: tuple[Any, ...], inputs: Sequence[Node], tangents: Sequence[Node | None]) -> Node:
     """The tangent of the result of the While with these inputs: a loop over values and tangents."""
-    test, body, dtype = params
+    test, body, _ = params
     count = len(body.carries)
     floating = [n for n, p in enumerate(body.placeholders) if p.dtype.kind == "f"]
     moving = [n for n in floating if n < count or tangents[n] is not None]  # carries may begin to move on the way

@@ -78,7 +78,7 @@ def test_mapped() -> None:
     expected = tuple(fp.stack([e[i] for e in each]) for i in range(2))
     same(fp.jit(fp.vmap(fp.grad(loss(fp.cond), (0, 1)), (None, 0)))(w, xs), expected)  # conditions that differ
     ws = fp.stack([w, w * 2])
-    for w, x in cases():  # one condition for all
+    for _, x in cases():  # one condition for all
         found = fp.jit(fp.vmap(fp.grad(loss(fp.cond), (0, 1)), (0, None)))(ws, x)
         each = [gradient(v, x) for v in ws]
         same(found, tuple(fp.stack([e[i] for e in each]) for i in range(2)))
