@@ -48,9 +48,7 @@ def branch(condition: Node, branches: Sequence[Callable[..., Any]], operands: Se
     touched = {number: t for _, _, changed in recorded for number, (t, _) in changed.items()}
     sides = []
     for results, _, changed in recorded:
-        after = [changed[n][1] if n in changed else t.before for n, t in touched.items()]
-        after = [_value(a) if t.before.owner is not None else a for a, t in zip(after, touched.values(), strict=True)]
-        sides.append([*results, *after])
+        sides.append([*results, *(_after(n, t, changed) for n, t in touched.items())])
     for t, a, b in zip(touched.values(), *(side[len(first) :] for side in sides), strict=True):
         for new in (a, b):
             same(new, t.before, "cond: a tensor that a branch changes")
@@ -142,12 +140,16 @@ def _recorded(call: Callable[[], Any], name: str) -> tuple[Any, Changed, list[No
             "use fp.grad in it, or do this outside"
         ) from None
     by_number = {id(t.tensor): (t, now) for t, now in changed}
-    return result, by_number, list(recording.stand_ins.values()), recording
+    seen = [*recording.stand_ins.values(), *(t.before for t in recording.touched.values())]
+    return result, by_number, seen, recording
 
 
-def _value(node: Node) -> Node:
-    """The value that a parameter got, without what collects gradients anew."""
-    return node.inputs[0] if node.primitive is variable and node.inputs and node.owner is None else detach(node)
+def _after(number: int, touched: Touched, changed: Changed) -> Node:
+    """What a tensor is after a branch; of a parameter the value only, which begins to collect gradients anew."""
+    now = changed[number][1] if number in changed else touched.before
+    if touched.before.owner is None:
+        return now
+    return now.inputs[0] if now is not touched.before and now.primitive is variable and now.inputs else detach(now)
 
 
 def _assign(touched: Touched, value: Node) -> None:
