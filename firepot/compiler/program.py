@@ -13,11 +13,11 @@ from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
-from firepot.compiler.loop import dense
 from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
+from firepot.compiler.subprogram import dense
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import check_sites, is_leaf
