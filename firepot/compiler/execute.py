@@ -50,9 +50,9 @@ class Executor:
             if step.loop is not None:
                 steps.append(step.loop.steps(operands))
                 continue
-            steps.append(
-                runtime.Step(step.kernel(), tuple(operands), number == plan.guard, prepared=step.kept >= 0)
-            )
+            part = runtime.Part.REST if step.begun else runtime.Part.ALL
+            guard, kept_too = number == plan.guard, step.kept >= 0
+            steps.append(runtime.Step(step.kernel(), tuple(operands), guard, prepared=kept_too, part=part))
         self.executable = runtime.Executable(
             steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=functions,
             frugal=plan.frugal,

@@ -7,8 +7,8 @@ workspace, which holds the body's arena.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from firepot.compiler import simplify
@@ -39,11 +39,12 @@ class Place:
 
 @dataclass(frozen=True)
 class InnerStep:
-    """A kernel of the body; or, with `plan`, a loop in it, whose workspace is the last operand."""
+    """A kernel of the body, or a part of its phases; or, with `plan`, a loop in it, whose workspace is the last operand."""
 
     kernel: Kernel
     operands: tuple[Place, ...]
     plan: Plan | None = None
+    part: runtime.Part = runtime.Part.ALL
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _expanded(
         )
         for p in inner.operands
     )
-    return inner.plan.steps(found) if inner.plan is not None else (runtime.Step(inner.kernel, found),)
+    return inner.plan.steps(found) if inner.plan is not None else (runtime.Step(inner.kernel, found, part=inner.part),)
 
 
 def lower(context: Lowering, node: Node) -> None:
@@ -134,11 +135,13 @@ def lower(context: Lowering, node: Node) -> None:
             step = found.strides[0] * found.storage.dtype.size if length > 1 else 0
             read[placeholder] = Place(number, (length - 1) * step * reverse, way * step)
     results = [r for r in range(len(body.results)) if r in written]
-    inner, placeholders = _program([body.results[r] for r in results])
+    constants = {p for p in body.placeholders[count + given :] if length > 1}
+    inner, placeholders = _program([body.results[r] for r in results], constants)
     at = reserve(inner.arena).offset
-    steps = _steps(inner, [read[p] for p in placeholders], [written[r] for r in results], at)
+    kept = {key: reserve(size) for key, size in inner.kept().items()}
+    steps = _steps(inner, [read[p] for p in placeholders], [written[r] for r in results], at, kept)
     firsts = [(p, Place(c, 0), Place(read[p].operand, read[p].offset)) for c, p in enumerate(body.carries)]
-    first = _copies(firsts)
+    first = _copies(firsts) + _preparations(inner, steps)
     steps += _copies(copied)
     label = f"loop {length}x({len(steps)} kernels: {steps[0].kernel.label if steps else ''})"
     kernel = Kernel(
@@ -152,8 +155,9 @@ def lower(context: Lowering, node: Node) -> None:
     context.steps.append(Step(kernel, tuple(operands), tuple(family), plan=plan))
 
 
-def _program(results: Sequence[Node]) -> tuple[Program, list[Node]]:
-    """(a program that writes every result to a place of its own, the placeholders that it reads)."""
+def _program(results: Sequence[Node], constants: Set[Node]) -> tuple[Program, list[Node]]:
+    """(a program that writes every result to a place of its own, the placeholders that it reads), of which `constants`
+    are the same at every step."""
     from firepot.compiler.program import build
 
     _, leaves, order = simplify.structure(results)
@@ -164,7 +168,7 @@ def _program(results: Sequence[Node]) -> tuple[Program, list[Node]]:
             o = barrier(o, o)
         seen.add(o)
         outputs[n] = o
-    return build(inputs, outputs), leaves
+    return build(inputs, outputs, constants=[i for i, leaf in enumerate(leaves) if leaf in constants]), leaves
 
 
 def _copies(values: Sequence[tuple[Node, Place, Place]]) -> list[InnerStep]:
@@ -179,8 +183,17 @@ def _copies(values: Sequence[tuple[Node, Place, Place]]) -> list[InnerStep]:
     return _steps(program, [s for _, s, _ in values], [t for _, _, t in values], 0)
 
 
-def _steps(program: Program, inputs: Sequence[Place], outputs: Sequence[Place], arena: int) -> list[InnerStep]:
-    """A program's kernels with its inputs, outputs and arena (bytes into the workspace) at these places."""
+def _preparations(program: Program, steps: Sequence[InnerStep]) -> list[InnerStep]:
+    """What the body's kernels make of constants, made before the first step."""
+    makers = {program.preparation(t)[0]: t for t in reversed(program.prepared)}
+    return [replace(steps[t], part=runtime.Part.FIRST) for t in sorted(makers.values())]
+
+
+def _steps(
+    program: Program, inputs: Sequence[Place], outputs: Sequence[Place], arena: int,
+    kept: Mapping[tuple[int, int, str, int], Place] = {},
+) -> list[InnerStep]:  # fmt: skip
+    """A program's kernels with its inputs, outputs, arena (bytes into the workspace) and what it keeps at these places."""
     found = []
     for t, step in enumerate(program.steps):
         places = []
@@ -190,9 +203,12 @@ def _steps(program: Program, inputs: Sequence[Place], outputs: Sequence[Place], 
                 places.append(Place(-1, arena + where + offset))
             else:
                 places.append((inputs if kind == "input" else outputs)[where].moved(offset))
-        if program.workspaces[t] >= 0:
+        if t in program.prepared:
+            places.append(kept[program.preparation(t)[0]])
+        elif program.workspaces[t] >= 0:
             places.append(Place(-1, arena + program.workspaces[t]))
-        found.append(InnerStep(step.kernel, tuple(places), step.plan))
+        begun = t in program.prepared or t in program.shared
+        found.append(InnerStep(step.kernel, tuple(places), step.plan, runtime.Part.REST if begun else runtime.Part.ALL))
     return found
 
 

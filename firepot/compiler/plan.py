@@ -22,6 +22,7 @@ class PlannedStep:
     scratch, parallel, unordered: as of `Kernel`
     operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
     workspace: byte offset in the arena, or −1
+    begun:    an earlier step has run its first phase, in the same workspace
     kept:     number of the memory, among the plan's `kept`, that is its workspace from run to run; −1: none
     loop:     for a loop over other kernels, those; such a plan is not kept on disk
     """
@@ -33,6 +34,7 @@ class PlannedStep:
     operands: tuple[tuple[int, int], ...]
     workspace: int
     kept: int
+    begun: bool = False
     loop: loop.Plan | None = None
 
     def kernel(self) -> Kernel:
@@ -117,7 +119,7 @@ def plan_of(program: Program) -> Plan:
         steps.append(
             PlannedStep(
                 code, kernel.scratch, kernel.parallel, kernel.unordered, tuple(operands),
-                -1 if own >= 0 else program.workspaces[t], own, step.plan,
+                -1 if own >= 0 else program.workspaces[t], own, t in program.shared, step.plan,
             )
         )  # fmt: skip
     return Plan(
@@ -139,7 +141,10 @@ def to_bytes(plan: Plan) -> bytes:
     """The plan as JSON. Codes that several steps share are written once."""
     codes: dict[engine.Code, int] = {}
     steps = [
-        (codes.setdefault(s.code, len(codes)), s.scratch, s.parallel, s.unordered, s.operands, s.workspace, s.kept)
+        (
+            codes.setdefault(s.code, len(codes)), s.scratch, s.parallel, s.unordered, s.operands, s.workspace, s.kept,
+            s.begun,
+        )  # fmt: skip
         for s in plan.steps
     ]
     content = {
@@ -156,8 +161,8 @@ def from_bytes(data: bytes) -> Plan:
     codes = [engine.Code(*c) for c in content["codes"]]
     return Plan(
         steps=tuple(
-            PlannedStep(codes[code], scratch, parallel, unordered, _pairs(operands), workspace, kept)
-            for code, scratch, parallel, unordered, operands, workspace, kept in content["steps"]
+            PlannedStep(codes[code], scratch, parallel, unordered, _pairs(operands), workspace, kept, begun)
+            for code, scratch, parallel, unordered, operands, workspace, kept, begun in content["steps"]
         ),
         inputs=content["inputs"],
         arena=content["arena"],

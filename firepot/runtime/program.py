@@ -22,6 +22,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 from firepot.kernels.kernel import Kernel
@@ -30,6 +31,17 @@ from firepot.runtime.buffer import Buffer, size_class
 
 ARENA = walker.ARENA_BASE
 FIRST = walker.FIRST_FREE_BASE
+
+
+class Part(Enum):
+    """The phases of a kernel that a step runs: where the first prepares (`Kernel.prepares`), others may share it."""
+
+    ALL = "all"
+    FIRST = "first"
+    REST = "rest"
+
+    def of(self, phases: tuple[int, ...]) -> tuple[int, ...]:
+        return phases if self is Part.ALL else phases[:1] if self is Part.FIRST else phases[1:]
 
 
 class Operand(NamedTuple):
@@ -53,6 +65,7 @@ class Step:
                  overwrite state in place
     independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier
                  before
+    part:        the phases that it runs; REST where an earlier step with the same workspace has run the first
     """
 
     kernel: Kernel
@@ -60,6 +73,7 @@ class Step:
     guard: bool = False
     independent: bool = False
     prepared: bool = False
+    part: Part = Part.ALL
 
 
 @dataclass(frozen=True)
@@ -280,7 +294,7 @@ class Executable:
         first_slot = len(plan.slots)
         plan.slots.extend(self._slot(step, operand) for operand in step.operands)
         plan.strides.extend(operand.strides for operand in step.operands)
-        left = phases[1:] if leave_out and step.prepared else phases
+        left = (Part.REST if leave_out and step.prepared else step.part).of(phases)
         for phase, function in enumerate(left):
             flags = 0 if step.kernel.parallel else walker.SERIAL
             apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
