@@ -17,6 +17,7 @@ from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
+from firepot.compiler.share import shared
 from firepot.compiler.subprogram import dense
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
@@ -35,6 +36,7 @@ class Program:
     places:    by number of each stored value: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
     prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
+    shared:    step number -> the step before it whose preparation it uses (see `share`)
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
     budget:    bytes that a run was allowed to take, where a budget was given
@@ -49,6 +51,7 @@ class Program:
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
     prepared: dict[int, int] = field(default_factory=dict)
+    shared: dict[int, int] = field(default_factory=dict)
     checks: dict[int, tuple[int, str, bool]] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
@@ -106,6 +109,7 @@ class Passes:
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
     # times that where 3×3 filters are transformed.
     prepare: bool = True
+    share_preparations: bool = True  # what several kernels make of one value made once; else by each
 
 
 ALL_PASSES = Passes()
@@ -153,15 +157,16 @@ def build(
         groups = follow(groups, storage, set(outputs), overwritten)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes)
 
-    def program_of(steps: list[Step], prepare: bool) -> Program:
+    def program_of(steps: list[Step], prepare: bool = False, share: bool = False) -> Program:
         prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
-        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys())
+        once = shared(steps, storage, prepared.keys()) if share else {}
+        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys(), once)
         return Program(
             steps, placed.arena, placed.places, placed.workspaces, placed.outputs, len(inputs), placed.guard_step,
-            placed.donated, prepared,
+            placed.donated, prepared, once,
         )  # fmt: skip
 
-    program = program_of(steps, passes.prepare)
+    program = program_of(steps, passes.prepare, passes.share_preparations)
     if budget is not None:
         program = within(budget, program, storage, inputs, outputs, program_of)
     program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
