@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -41,8 +42,8 @@ class Executor:
             self.program = None
         kept = [Buffer.empty(size) for size in plan.kept]
         steps: list[runtime.Step | tuple[runtime.Step | runtime.Loop, ...]] = []
-        for number, step in enumerate(plan.steps):
-            operands = [runtime.Operand(*place) for place in step.operands]
+        for block, (number, step) in itertools.product(range(plan.blocks), enumerate(plan.steps)):
+            operands = plan.operands(step, block)
             if step.kept >= 0:
                 operands.append(runtime.Operand(kept[step.kept]))
             elif step.workspace >= 0:
@@ -54,8 +55,8 @@ class Executor:
                 runtime.Step(step.kernel(), tuple(operands), number == plan.guard, prepared=step.kept >= 0)
             )
         self.executable = runtime.Executable(
-            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=functions,
-            frugal=plan.frugal,
+            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated,
+            functions=[*functions] * plan.blocks if functions is not None else None, frugal=plan.frugal,
         )  # fmt: skip
         self.donated = plan.donated
         self._prepared_for: list[tuple[weakref.ref[Buffer], int]] | None = None
@@ -146,8 +147,10 @@ class Rehearsal:
         return time.perf_counter() - start
 
     def profile(self) -> list[float]:
-        """Seconds of each step in one run, with a barrier after each."""
-        return self._executable.profile(self._addresses(), self._ready)
+        """Seconds of each of the plan's steps in one run, in all blocks together, with a barrier after each."""
+        seconds = self._executable.profile(self._addresses(), self._ready)
+        count = len(self._executor.plan.steps)
+        return [sum(seconds[number::count]) for number in range(count)]
 
     def _addresses(self) -> list[int]:
         for i, copy in self._copies.items():
