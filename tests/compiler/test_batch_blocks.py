@@ -60,7 +60,9 @@ def test_network_is_that_of_the_whole_batch(small_cache, prepare):
         y = net(x)
     inputs, outputs, buffers, number = recorded(y, x)
     constants = [i for i in range(len(inputs)) if i != number]
-    programs = [build(inputs, outputs, passes=Passes(blocks=b, prepare=prepare), constants=constants) for b in (True, False)]
+    programs = [
+        build(inputs, outputs, passes=Passes(blocks=b, prepare=prepare), constants=constants) for b in (True, False)
+    ]
     assert programs[0].blocks == BATCH and programs[1].blocks == 1
     assert programs[0].fresh() == programs[1].fresh() and programs[0].arena < programs[1].arena
     found = [run(p, buffers, (BATCH, 16)) for p in programs]
