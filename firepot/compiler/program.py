@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from firepot.compiler import debug
 from firepot.compiler.assemble import Assembly, assemble
+from firepot.compiler.batch_blocks import in_blocks
 from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
@@ -40,6 +41,10 @@ class Program:
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
     budget:    bytes that a run was allowed to take, where a budget was given
+    blocks:    how often the steps run, each time on a further block of the examples (see `batch_blocks`); `results`,
+               `places` and `outputs` are those of one block
+    moved:     input number -> bytes from one block's examples to the next's; outputs lie one block after another
+    sources:   nodes of one block -> the nodes that they stand for
     """
 
     steps: list[Step]
@@ -56,6 +61,9 @@ class Program:
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
     budget: int | None = None
+    blocks: int = 1
+    moved: dict[int, int] = field(default_factory=dict)
+    sources: dict[Node, Node] = field(default_factory=dict)
 
     def outputs_stored(self) -> list[tuple[int, Storage]]:
         """(output number, storage) of the outputs that the program writes itself."""
@@ -64,7 +72,7 @@ class Program:
     def fresh(self) -> list[tuple[int, int]]:
         """(output number, bytes) of the outputs that get memory of their own at each run."""
         stored = [(n, s) for n, s in self.outputs_stored() if n not in self.donated]
-        return [(n, max(s.size * s.dtype.size, 1)) for n, s in stored]
+        return [(n, max(s.size * s.dtype.size * self.blocks, 1)) for n, s in stored]
 
     def kept(self) -> dict[tuple[int, int, str, int], int]:
         """Bytes of the workspaces that prepared steps keep from run to run, by what is put there."""
@@ -109,6 +117,7 @@ class Passes:
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
     # times that where 3×3 filters are transformed.
     prepare: bool = True
+    blocks: bool = True  # large batches in blocks that go through all kernels within the cache; else kernel by kernel
     share_preparations: bool = True  # what several kernels make of one value made once; else by each
 
 
@@ -135,6 +144,15 @@ def build(
     Raises: OverBudget where no program was found that takes so little.
     """
     start = time.perf_counter()
+    if passes.blocks and budget is None and not donations:
+        blocks = in_blocks(inputs, outputs, constants)
+        if blocks is not None:
+            program = build(blocks.inputs, blocks.outputs, None, replace(passes, blocks=False), constants)
+            given = {i: blocks.inputs[i] for i in blocks.moved}
+            program.blocks, program.sources = blocks.count, blocks.sources
+            program.moved = {i: node.size * node.dtype.size for i, node in given.items()}
+            program.compile_seconds = time.perf_counter() - start
+            return program
     order = topological(outputs, is_leaf)
     roots = choose_roots(order, outputs) if passes.recompute else {n for n in order if not is_leaf(n)}
     layouts = {n: row_major(len(n.shape)) for n in order}
