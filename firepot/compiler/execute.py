@@ -55,9 +55,9 @@ class Executor:
             if planned.loop is not None:
                 steps.append(subprogram.steps(planned.loop, operands))
                 continue
-            steps.append(
-                runtime.Step(planned.kernel(), tuple(operands), number == plan.guard, prepared=planned.kept >= 0)
-            )
+            phases = (1 if planned.begun else 0, None)
+            guard, kept_too = number == plan.guard, planned.kept >= 0
+            steps.append(runtime.Step(planned.kernel(), tuple(operands), guard, prepared=kept_too, phases=phases))
         self.executable = runtime.Executable(
             steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=table,
             frugal=plan.frugal,

@@ -80,12 +80,16 @@ class Lowering:
 
     opaque: all nodes that will be lowered, for kernels that make several.
     made:   those of them that a kernel of another one makes.
+    lanes:  bytes of the vectors in whose lanes the loops of procedures may run; 0 for none.
     """
 
-    def __init__(self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any) -> None:
+    def __init__(
+        self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any, lanes: bool = True
+    ) -> None:
         self.storage = storage
         self.opaque = opaque
         self.processor = processor
+        self.lanes: int = processor.vector_bytes if lanes else 0
         self.steps: list[Step] = []
         self.made: set[Node] = set()
 
@@ -239,7 +243,7 @@ class Lowering:
 
         reads = [self.access(i) for i in node.inputs]
         code, kept = node.params
-        description = procedure.Described(code, kept, tuple(a.strides for a in reads), sites(code))
+        description = procedure.Described(code, kept, tuple(a.strides for a in reads), sites(code), self.lanes)
         self._step(node, procedure.lower(description), reads, self.storage[node])
 
     def loop(self, node: Node) -> None:

@@ -22,6 +22,7 @@ class PlannedStep:
     scratch, parallel, unordered: as of `Kernel`
     operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
     workspace: byte offset in the arena, or −1
+    begun:    an earlier step has run its first phase, in the same workspace
     kept:     number of the memory, among the plan's `kept`, that is its workspace from run to run; −1: none
     loop:     for a loop over other kernels or a branch, those
     """
@@ -33,6 +34,7 @@ class PlannedStep:
     operands: tuple[tuple[int, int], ...]
     workspace: int
     kept: int
+    begun: bool = False
     loop: subprogram.Plan | None = None
 
     def kernel(self) -> Kernel:
@@ -147,7 +149,7 @@ def plan_of(program: Program) -> Plan:
             PlannedStep(
                 code_of(kernel) if step.plan is None else None, kernel.scratch, kernel.parallel, kernel.unordered,
                 tuple(operands), -1 if own >= 0 else program.workspaces[t], own,
-                None if step.plan is None else _planned(step.plan),
+                t in program.shared, None if step.plan is None else _planned(step.plan),
             )
         )  # fmt: skip
     return Plan(
@@ -175,7 +177,7 @@ def to_bytes(plan: Plan) -> bytes:
     steps = [
         (
             -1 if s.code is None else codes[s.code], s.scratch, s.parallel, s.unordered, s.operands, s.workspace,
-            s.kept, None if s.loop is None else subprogram.to_plain(s.loop, kernel),
+            s.kept, s.begun, None if s.loop is None else subprogram.to_plain(s.loop, kernel),
         )
         for s in plan.steps
     ]  # fmt: skip
@@ -198,10 +200,10 @@ def from_bytes(data: bytes) -> Plan:
     return Plan(
         steps=tuple(
             PlannedStep(
-                codes[code] if code >= 0 else None, scratch, parallel, unordered, _pairs(operands), workspace, kept,
+                codes[code] if code >= 0 else None, scratch, parallel, unordered, _pairs(operands), workspace, kept, begun,
                 None if loop is None else subprogram.from_plain(loop, kernel),
             )
-            for code, scratch, parallel, unordered, operands, workspace, kept, loop in content["steps"]
+            for code, scratch, parallel, unordered, operands, workspace, kept, begun, loop in content["steps"]
         ),
         inputs=content["inputs"],
         arena=content["arena"],

@@ -17,6 +17,7 @@ from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
+from firepot.compiler.share import shared
 from firepot.compiler.subprogram import dense
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
@@ -35,6 +36,7 @@ class Program:
     places:    by number of each stored value: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
     prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
+    shared:    step number -> the step before it whose preparation it uses (see `share`)
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
     budget:    bytes that a run was allowed to take, where a budget was given
@@ -49,6 +51,7 @@ class Program:
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
     prepared: dict[int, int] = field(default_factory=dict)
+    shared: dict[int, int] = field(default_factory=dict)
     checks: dict[int, tuple[int, str, bool]] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
@@ -100,11 +103,13 @@ class Passes:
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
+    lanes: bool = True  # loops of procedures (fp.kernel) whose turns are independent in the lanes of vectors
     share_memory: bool = True  # values that do not live at the same time in the same place
     # What a kernel makes of a constant input (packed or transformed weights) is kept in memory of its own from run to
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
     # times that where 3×3 filters are transformed.
     prepare: bool = True
+    share_preparations: bool = True  # what several kernels make of one value made once; else by each
 
 
 ALL_PASSES = Passes()
@@ -150,17 +155,18 @@ def build(
         groups = schedule(groups, inner, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
-    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
+    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes)
 
-    def program_of(steps: list[Step], prepare: bool) -> Program:
+    def program_of(steps: list[Step], prepare: bool = False, share: bool = False) -> Program:
         prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
-        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys())
+        once = shared(steps, storage, prepared.keys()) if share else {}
+        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys(), once)
         return Program(
             steps, placed.arena, placed.places, placed.workspaces, placed.outputs, len(inputs), placed.guard_step,
-            placed.donated, prepared,
+            placed.donated, prepared, once,
         )  # fmt: skip
 
-    program = program_of(steps, passes.prepare)
+    program = program_of(steps, passes.prepare, passes.share_preparations)
     if budget is not None:
         program = within(budget, program, storage, inputs, outputs, program_of)
     program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
@@ -221,7 +227,7 @@ def _readable(node: Node, operand: Node, storage: dict[Node, Storage]) -> bool:
 
 def _lower(
     groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout],
-    assembled: set[Node], dots: bool,
+    assembled: set[Node], passes: Passes,
 ) -> list[Step]:  # fmt: skip
     needed = set(outputs)
     for g in groups:
@@ -232,7 +238,8 @@ def _lower(
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
     host = processor()
-    lowering = Lowering(storage, opaque, host if dots else replace(host, bf16_dot=False, int8_dot=False))
+    target = host if passes.dots else replace(host, bf16_dot=False, int8_dot=False)
+    lowering = Lowering(storage, opaque, target, passes.lanes)
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue

@@ -287,7 +287,7 @@ def _plan(
         if step.plan is not None:
             found.append(InnerPlan(step.plan, tuple(places)))
         else:
-            found.append(InnerStep(step.kernel, tuple(places)))
+            found.append(InnerStep(step.kernel, tuple(places), 1 if t in program.shared else 0))
     return tuple(once), tuple(found)
 
 

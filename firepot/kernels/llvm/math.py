@@ -156,6 +156,23 @@ def log(b: Builder, x: Value) -> Value:
     return b.select(b.compare("ult", x, c(0.0)), c(math.nan), y)
 
 
+def _exp_parts(b: Builder, x: Value, bias: int) -> tuple[Value, Value]:
+    """(p, s) with eˣ = (1 + p) s / 2^(bias − 127), where s is a power of two that `bias` keeps in range.
+
+    Added to 3·2²², x / ln 2 is rounded to a whole number, which stands in the lowest bits of the sum; shifted they are
+    the exponent of s. Of NaN p is NaN.
+    """
+    type = x.type
+    integer = vector("i32", x.lanes)
+    whole = b.constant(1.5 * 2.0**23 + bias, type)
+    total = b.fma(x, b.constant(1 / math.log(2), type), whole)
+    n = b.sub(total, whole)
+    r = b.fma(n, b.constant(-_LN2_HIGH, type), x)
+    r = b.fma(n, b.constant(-_LN2_LOW, type), r)
+    exponent = b.emit(integer, f"shl {b.convert('bitcast', total, integer)!r}, {b.constant(23, integer).text}")
+    return b.fma(b.mul(r, r), polynomial(b, r, _EXP), r), b.convert("bitcast", exponent, type)
+
+
 def tanh(b: Builder, x: Value) -> Value:
     """x + x³ P(x²) near zero, 1 − 2 / (e²ˣ + 1) elsewhere."""
     type = x.type
@@ -163,8 +180,9 @@ def tanh(b: Builder, x: Value) -> Value:
     one = b.constant(1.0, type)
     square = b.mul(x, x)
     near = b.fma(b.mul(square, x), polynomial(b, square, _TANH), x)
-    e = exp(b, b.add(size, size))
-    far = b.sub(one, b.fdiv(b.constant(2.0, type), b.add(e, one)))
+    clamped = smaller(b, b.constant(10.0, type), size)  # from where on the result is 1
+    p, s = _exp_parts(b, b.add(clamped, clamped), 127)
+    far = b.sub(one, b.fdiv(b.constant(2.0, type), b.fma(p, s, b.add(s, one))))
     y = b.select(b.compare("olt", size, b.constant(0.625, type)), near, far)
     return b.intrinsic("llvm.copysign", type, y, x)  # of the zero too
 
@@ -185,8 +203,14 @@ def _sigmoid(b: Builder, x: Value) -> Value:
     """With e = exp(−|x|), which does not overflow, and q = e / (1 + e): 1 − q, and below zero q as e − e q, where the
     rounding of 1 + e hardly counts."""
     type = x.type
-    e = emit(b, "exp", [b.fneg(b.intrinsic("llvm.fabs", type, x))])
     one = b.constant(1.0, type)
+    size = b.intrinsic("llvm.fabs", type, x)
+    if x.element == "float":
+        p, s = _exp_parts(b, b.fneg(smaller(b, b.constant(105.0, type), size)), 127 + 64)
+        # In two factors, so that subnormal results come out right.
+        e = b.mul(b.mul(b.add(p, one), s), b.constant(2.0**-64, type))
+    else:
+        e = emit(b, "exp", [b.fneg(size)])
     q = b.fdiv(e, b.add(one, e))
     below = b.compare("olt", x, b.constant(0.0, type))
     return b.select(below, b.fma(b.fneg(e), q, e), b.sub(one, q))
