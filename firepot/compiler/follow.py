@@ -16,7 +16,7 @@ from firepot.graph.node import Elementwise, Node, View
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.contract import contract_primitive, convolve_primitive
-from firepot.kernels.llvm.nest import indices
+from firepot.kernels.llvm.normalise import indices
 from firepot.kernels.loops import Finished, Nest, Store
 
 _REACH = 16  # kernels by which a product may be put off until what follows it can run

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from firepot.compiler import loop
+from firepot.compiler import subprogram
 from firepot.compiler.program import Program
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import engine
@@ -18,29 +18,39 @@ from firepot.runtime.program import ARENA, FIRST
 class PlannedStep:
     """One kernel and its operands.
 
-    code:     where the engine finds its object code
+    code:     where the engine finds its object code; None: the kernels are those of `loop`
     scratch, parallel, unordered: as of `Kernel`
     operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
     workspace: byte offset in the arena, or −1
     kept:     number of the memory, among the plan's `kept`, that is its workspace from run to run; −1: none
-    loop:     for a loop over other kernels, those; such a plan is not kept on disk
+    loop:     for a loop over other kernels or a branch, those
     """
 
-    code: engine.Code
+    code: engine.Code | None
     scratch: int
     parallel: bool
     unordered: bool
     operands: tuple[tuple[int, int], ...]
     workspace: int
     kept: int
-    loop: loop.Plan | None = None
+    loop: subprogram.Plan | None = None
 
     def kernel(self) -> Kernel:
         """What the runtime wants to know of the kernel."""
-        return Kernel(
-            key=self.code.digest, generate=_nothing, phases=tuple(self.code.exports()), label=self.code.label,
-            scratch=self.scratch, parallel=self.parallel, unordered=self.unordered,
-        )  # fmt: skip
+        assert self.code is not None
+        return _kernel(self.code, self.scratch, self.parallel, self.unordered)
+
+
+def _kernel(code: engine.Code, scratch: int, parallel: bool, unordered: bool) -> Kernel:
+    """What is left of a kernel in a plan: its key is the digest of its code."""
+    return Kernel(
+        key=code.digest, generate=_nothing, phases=tuple(code.exports()), label=code.label, scratch=scratch,
+        parallel=parallel, unordered=unordered,
+    )  # fmt: skip
+
+
+def code_of(kernel: Kernel) -> engine.Code:
+    return engine.Code(engine.digest(kernel), len(kernel.phases), kernel.label)
 
 
 def _nothing() -> str:
@@ -76,6 +86,26 @@ class Plan:
     kept: tuple[int, ...]
     checks: Mapping[int, tuple[int, str, bool]]
     frugal: bool
+
+    def codes(self) -> list[engine.Code]:
+        """Of all kernels."""
+        found = [s.code for s in self.steps if s.code is not None]
+        inner = [k for s in self.steps if s.loop is not None for k in subprogram.kernels(s.loop)]
+        return list(dict.fromkeys([*found, *map(_code, inner)]))
+
+
+def _code(kernel: Kernel) -> engine.Code:
+    """Of a kernel in a plan."""
+    return engine.Code(kernel.key, len(kernel.phases), kernel.label)
+
+
+def _planned(plan: subprogram.Plan) -> subprogram.Plan:
+    """The plan with what is left of its kernels."""
+
+    def kernel(k: Kernel) -> Kernel:
+        return _kernel(code_of(k), k.scratch, k.parallel, k.unordered)
+
+    return subprogram.with_kernels(plan, kernel)
 
 
 def plan_of(program: Program) -> Plan:
@@ -113,11 +143,11 @@ def plan_of(program: Program) -> Plan:
             own = kept_numbers.setdefault(program.preparation(t)[0], len(kept))
             if own == len(kept):
                 kept.append(kernel.workspace)
-        code = engine.Code(engine.digest(kernel), len(kernel.phases), kernel.label)
         steps.append(
             PlannedStep(
-                code, kernel.scratch, kernel.parallel, kernel.unordered, tuple(operands),
-                -1 if own >= 0 else program.workspaces[t], own, step.plan,
+                code_of(kernel) if step.plan is None else None, kernel.scratch, kernel.parallel, kernel.unordered,
+                tuple(operands), -1 if own >= 0 else program.workspaces[t], own,
+                None if step.plan is None else _planned(step.plan),
             )
         )  # fmt: skip
     return Plan(
@@ -137,11 +167,18 @@ def plan_of(program: Program) -> Plan:
 
 def to_bytes(plan: Plan) -> bytes:
     """The plan as JSON. Codes that several steps share are written once."""
-    codes: dict[engine.Code, int] = {}
+    codes = {code: number for number, code in enumerate(plan.codes())}
+
+    def kernel(k: Kernel) -> Any:
+        return codes[_code(k)], k.scratch, k.parallel, k.unordered
+
     steps = [
-        (codes.setdefault(s.code, len(codes)), s.scratch, s.parallel, s.unordered, s.operands, s.workspace, s.kept)
+        (
+            -1 if s.code is None else codes[s.code], s.scratch, s.parallel, s.unordered, s.operands, s.workspace,
+            s.kept, None if s.loop is None else subprogram.to_plain(s.loop, kernel),
+        )
         for s in plan.steps
-    ]
+    ]  # fmt: skip
     content = {
         "codes": list(codes), "steps": steps, "inputs": plan.inputs, "arena": plan.arena, "guard": plan.guard,
         "fresh": plan.fresh, "outputs": plan.outputs, "donated": plan.donated, "constants": plan.constants,
@@ -154,10 +191,17 @@ def from_bytes(data: bytes) -> Plan:
     """What `to_bytes` was given."""
     content = json.loads(data)
     codes = [engine.Code(*c) for c in content["codes"]]
+
+    def kernel(number: int, scratch: int, parallel: bool, unordered: bool) -> Kernel:
+        return _kernel(codes[number], scratch, parallel, unordered)
+
     return Plan(
         steps=tuple(
-            PlannedStep(codes[code], scratch, parallel, unordered, _pairs(operands), workspace, kept)
-            for code, scratch, parallel, unordered, operands, workspace, kept in content["steps"]
+            PlannedStep(
+                codes[code] if code >= 0 else None, scratch, parallel, unordered, _pairs(operands), workspace, kept,
+                None if loop is None else subprogram.from_plain(loop, kernel),
+            )
+            for code, scratch, parallel, unordered, operands, workspace, kept, loop in content["steps"]
         ),
         inputs=content["inputs"],
         arena=content["arena"],

@@ -13,11 +13,11 @@ from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
 from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
-from firepot.compiler.loop import dense
 from firepot.compiler.lower import Lowering, Step, access, stored_under
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
+from firepot.compiler.subprogram import dense
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import check_sites, is_leaf
@@ -100,6 +100,7 @@ class Passes:
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
+    lanes: bool = True  # loops of procedures (fp.kernel) whose turns are independent in the lanes of vectors
     share_memory: bool = True  # values that do not live at the same time in the same place
     # What a kernel makes of a constant input (packed or transformed weights) is kept in memory of its own from run to
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
@@ -150,7 +151,7 @@ def build(
         groups = schedule(groups, inner, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
-    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
+    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes)
 
     def program_of(steps: list[Step], prepare: bool) -> Program:
         prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
@@ -221,7 +222,7 @@ def _readable(node: Node, operand: Node, storage: dict[Node, Storage]) -> bool:
 
 def _lower(
     groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout],
-    assembled: set[Node], dots: bool,
+    assembled: set[Node], passes: Passes,
 ) -> list[Step]:  # fmt: skip
     needed = set(outputs)
     for g in groups:
@@ -232,7 +233,8 @@ def _lower(
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
     host = processor()
-    lowering = Lowering(storage, opaque, host if dots else replace(host, bf16_dot=False, int8_dot=False))
+    target = host if passes.dots else replace(host, bf16_dot=False, int8_dot=False)
+    lowering = Lowering(storage, opaque, target, passes.lanes)
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue

@@ -114,7 +114,24 @@ class Leave:
     word: str
 
 
-Statement = Assign | Store | Range | Parallel | While | If | Leave
+@dataclass(frozen=True)
+class Lanes:
+    """A loop whose turns run in the lanes of vectors, those of its last variable where it has several. Made by
+    kernels.lanes, not part of a Procedure.
+
+    varying: variables that differ from lane to lane
+    slopes:  those that grow evenly from lane to lane, and by how much
+    folds:   variables that gather something over the turns, and by what operation
+    """
+
+    loop: Range | Parallel
+    lanes: int
+    varying: tuple[str, ...]
+    slopes: tuple[tuple[str, int], ...]
+    folds: tuple[tuple[str, str], ...]
+
+
+Statement = Assign | Store | Range | Parallel | While | If | Leave | Lanes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.kernels.llvm import nest as nest_generator
+from firepot.kernels.llvm import nest_description
 from firepot.kernels.llvm.builder import Builder, Operand, Value, overload, scalar_type, vector
 from firepot.kernels.llvm.expression import Evaluator, Scope, memory_type, to_memory
 from firepot.kernels.loops import Finished, Nest, Store
@@ -80,7 +80,7 @@ class NestEpilogue:
 
     @property
     def key(self) -> str:
-        return f"nest {self.lane} {nest_generator.describe(self.nest)}"
+        return f"nest {self.lane} {nest_description.describe(self.nest)}"
 
     @property
     def operands(self) -> int:
@@ -93,20 +93,20 @@ class NestEpilogue:
     @property
     def aliases(self) -> frozenset[tuple[int, int]]:
         """(operand read, operand written) of the kernel that may be the same memory."""
-        return frozenset((2 + read, 2 + written) for read, written in nest_generator.aliases(self.nest))
+        return frozenset((2 + read, 2 + written) for read, written in nest_description.aliases(self.nest))
 
     @property
     def flops(self) -> int:
-        return nest_generator.operations(self.nest)
+        return nest_description.operations(self.nest)
 
     @property
     def bytes(self) -> int:
         """Memory traffic of its operands."""
-        return nest_generator.traffic(self.nest)
+        return nest_description.traffic(self.nest)
 
     @property
     def label(self) -> str:
-        return nest_generator.label(self.nest)
+        return nest_description.label(self.nest)
 
     def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
         if self.finished.dtype in (dtypes.float16, dtypes.bfloat16):  # rounded as if it had been stored
