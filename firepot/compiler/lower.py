@@ -160,7 +160,7 @@ class Lowering:
 
         description, (a, b) = self._convolution(node)
         nest, further = rebased(following.nest, following.operands)
-        epilogue = NestEpilogue(nest, following.finished, lane=following.lane)
+        epilogue = NestEpilogue(nest, following.finished, following.lane, following.finished.loops)
         operands = [(x.storage, x.offset * x.storage.dtype.size) for x in (a, b)]
         kernel = convolution.lower(description, epilogue, self.processor)
         self.steps.append(Step(kernel, (*operands, *further), tuple(roots)))

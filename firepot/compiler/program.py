@@ -110,6 +110,7 @@ class Passes:
     merge: bool = True  # kernels that share an iteration space joined
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
+    statistics: bool = True  # folds over each channel of what a convolution makes by its own kernel, batch norm's too
     dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
     lanes: bool = True  # loops of procedures (fp.kernel) whose turns are independent in the lanes of vectors
     share_memory: bool = True  # values that do not live at the same time in the same place
@@ -172,7 +173,7 @@ def build(
         inner = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
         groups = schedule(groups, inner, overwritten)
     if passes.follow:
-        groups = follow(groups, storage, set(outputs), overwritten)
+        groups = follow(groups, storage, set(outputs), overwritten, passes.statistics)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes)
 
     def program_of(steps: list[Step], prepare: bool = False, share: bool = False) -> Program:

@@ -33,6 +33,7 @@ from firepot.kernels.llvm.convolution_filtering import (
     from_points,
     to_points,
 )
+from firepot.kernels.llvm.convolution_folds import Folds, folds_of
 from firepot.kernels.llvm.convolution_form import Convolution, Five, Triple
 from firepot.kernels.llvm.convolution_source import round_up
 from firepot.kernels.llvm.epilogue import Epilogue
@@ -264,6 +265,9 @@ class Winograd:
         products = round_up(4 * PRODUCTS * self.block * self.product_row)
         return products + (self.source_bytes if self.fused else 0)
 
+    def folds(self, epilogue: Epilogue) -> Folds | None:
+        return folds_of(epilogue, self.workspace_bytes, self.blocks, self.c.result_channels, self.tile.lanes)
+
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("winograd", workspace_operand=2 + epilogue.operands)
         with module.kernel("transform") as b:
@@ -280,6 +284,9 @@ class Winograd:
                     _transform_source(b, self, tile, b.element(target, "float", b.mul(within, self.source_row)))
         with module.kernel("multiply") as b:
             _multiply(b, self, epilogue)
+        if folds := self.folds(epilogue):
+            with module.kernel("fold") as b:
+                folds.finish(b)
         return str(module)
 
 
@@ -375,15 +382,20 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
         columns = b.intrinsic(
             "llvm.umin", "i64", columns, b.sub(plan.c.result_channels, b.mul(first_panel, tile.columns))
         )
+        folds = plan.folds(epilogue)
+        if folds:
+            with b.loop(0, columns, tile.lanes) as column:
+                folds.clear(b, block, b.add(b.mul(first_panel, tile.columns), column))
         with b.loop(first, last) as t, b.loop(0, columns, tile.lanes) as column:
             own = b.add(b.mul(b.sub(t, first), plan.product_row), column)
             channel = b.add(b.mul(first_panel, tile.columns), column)
-            _results(b, plan, epilogue, square, t, channel, b.element(products, "float", own))
+            _results(b, plan, epilogue, folds, block, square, t, channel, b.element(products, "float", own))
 
 
 def _results(
-    b: Builder, plan: Winograd, epilogue: Epilogue, square: Value, tile: Value, channel: Value, products: Value
-) -> None:
+    b: Builder, plan: Winograd, epilogue: Epilogue, folds: Folds | None, part: Value, square: Value, tile: Value,
+    channel: Value, products: Value,
+) -> None:  # fmt: skip
     """One vector of channels of an image tile's results, by way of memory so that the epilogue is written once."""
     lanes = plan.tile.lanes
     wide = vector("float", lanes)
@@ -398,10 +410,14 @@ def _results(
         b.store(value, b.element(square, "float", k * lanes))
     n, z, first_y, first_x = plan.tiling.place(b, tile)
     mask = lane_mask(b, channel, plan.c.result_channels, lanes)
+    run = None
+    if folds:
+        run = folds.begin(b, channel, mask)
+        folds.pivot(b, run, part, (n, channel, z, first_y, first_x), b.load(square, wide), mask)
 
     def result(y: Value, x: Value, number: Value) -> None:
         value = b.load(b.element(square, "float", b.mul(number, lanes)), wide)
-        epilogue.emit(b, (n, channel, z, y, x), value, mask)
+        epilogue.emit(b, (n, channel, z, y, x), value, mask, run)
 
     with b.loop(0, RESULTS * RESULTS) as number:
         y, x = b.add(first_y, b.udiv(number, RESULTS)), b.add(first_x, b.urem(number, RESULTS))
@@ -410,6 +426,12 @@ def _results(
         else:
             with b.when(b.and_(b.compare("slt", y, size[1]), b.compare("slt", x, size[2]))):
                 result(y, x, number)
+    if folds and run:
+        rows, columns = (
+            b.intrinsic("llvm.umin", "i64", b.sub(b.index(s), first), b.index(RESULTS))
+            for s, first in ((size[1], first_y), (size[2], first_x))
+        )
+        folds.end(b, run, b.mul(rows, columns), part, channel, mask)
 
 
 # -- weight gradient -------------------------------------------------------------------------------------------------
