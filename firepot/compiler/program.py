@@ -13,13 +13,13 @@ from firepot.compiler.batch_blocks import in_blocks
 from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
-from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
-from firepot.compiler.lower import Lowering, Step, access, stored_under
+from firepot.compiler.layout import Layout, row_major, strides_of
+from firepot.compiler.lower import Lowering, Step, stored_under
+from firepot.compiler.operands import lay_operands_out, layout_of_operand, readable, store_as_read
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
 from firepot.compiler.share import shared
-from firepot.compiler.subprogram import dense
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import check_sites, is_leaf
@@ -159,11 +159,13 @@ def build(
     layouts = {n: row_major(len(n.shape)) for n in order}
     if passes.layout:
         layouts = layouts_of(order, outputs)
-        _lay_operands_out(order, roots, set(outputs), layouts)
+        if passes.recompute:
+            store_as_read(order, roots, set(outputs), layouts)
+        lay_operands_out(order, roots, set(outputs), layouts)
     assembly = Assembly(list(order))
     if passes.assemble:
         assembly = assemble(order, roots, outputs, layouts)
-    storage = _assign_storage(assembly, roots, inputs, outputs, layouts)
+    storage = _assign_storage(assembly, roots, inputs, outputs, layouts, passes.layout)
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
@@ -195,18 +197,9 @@ def build(
     return program
 
 
-def _lay_operands_out(order: Sequence[Node], roots: set[Node], fixed: set[Node], layouts: dict[Node, Layout]) -> None:
-    """Have the stored operands of convolutions channels-last."""
-    for node in order:
-        if node.primitive is convolve_primitive:
-            for operand in node.inputs[: 2 if node.params[0] == "weight_grad" else 1]:
-                if operand in roots and operand not in fixed and operand.shape[1] >= 8:
-                    layouts[operand] = channels_last(len(operand.shape))
-
-
 def _assign_storage(
     assembly: Assembly, roots: set[Node], inputs: Sequence[Node], outputs: Sequence[Node],
-    layouts: dict[Node, Layout],
+    layouts: dict[Node, Layout], lay_out: bool,
 ) -> dict[Node, Storage]:  # fmt: skip
     """Give every stored value a number and strides; operands that no strides can say are added to the roots."""
     storage: dict[Node, Storage] = {}
@@ -227,21 +220,11 @@ def _assign_storage(
     for node in assembly.order:
         if isinstance(node.primitive, Opaque):
             for operand in node.inputs:
-                if operand not in storage and not _readable(node, operand, storage):
+                if operand not in storage and not readable(node, operand, storage):
                     roots.add(operand)
-                    layouts[operand] = (
-                        channels_last(len(operand.shape))
-                        if node.primitive is convolve_primitive and layouts[operand] != row_major(len(operand.shape))
-                        else row_major(len(operand.shape))
-                    )
+                    layouts[operand] = layout_of_operand(node, operand) if lay_out else row_major(len(operand.shape))
                     add(operand)
     return storage
-
-
-def _readable(node: Node, operand: Node, storage: dict[Node, Storage]) -> bool:
-    """Whether the kernel of an opaque node can read its operand through strides."""
-    found = access(operand, storage)
-    return found is not None and (not node.primitive.dense or dense(found, operand.shape))  # type: ignore[attr-defined]
 
 
 def _lower(
