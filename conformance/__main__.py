@@ -97,7 +97,8 @@ def main() -> None:
     if given.results.exists() and not given.fresh:
         for line in given.results.read_text().splitlines():
             answer = json.loads(line)
-            results[answer["suite"], answer["entry"]] = answer
+            if "missing" not in answer:  # which may be there by now, and is told at once
+                results[answer["suite"], answer["entry"]] = answer
     names = [(s, n) for s, suite in SUITES.items() if given.suite in (None, s) for n in suite.entries()]
     if given.only:
         work = [(s, n) for s, n in names if any(fnmatch.fnmatchcase(n, o) for o in given.only)]

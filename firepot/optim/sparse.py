@@ -28,12 +28,9 @@ class SparseAdam(Optimizer):
     ) -> None:  # fmt: skip
         check("SparseAdam", lr=(lr, _LEAST, float("inf")), eps=(eps, _LEAST, float("inf")))
         check("SparseAdam", beta1=(betas[0], 0, 1 - 1e-12), beta2=(betas[1], 0, 1 - 1e-12))
-        params = list(params)
-        for p in params:
-            for t in p["params"] if isinstance(p, dict) else [p]:
-                if isinstance(t, Tensor) and t.dtype.is_complex:
-                    raise ValueError("SparseAdam does not support complex parameters")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "maximize": maximize})
+        if any(p.dtype.is_complex for group in self.param_groups for p in group["params"]):
+            raise ValueError("SparseAdam: complex parameters are not supported")
 
     def initial(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         return {"step": counter(), **zeros_for(parameter, ["exp_avg", "exp_avg_sq"])}
