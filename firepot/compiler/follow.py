@@ -1,7 +1,8 @@
 """Epilogues: element-wise work on a contraction's result, done while its elements are still in registers.
 
 A kernel that only maps, and whose points are the elements of one matrix product or convolution, is joined to it: bias
-and activation, the residual sum, or the optimiser's update of the weights whose gradient the product is.
+and activation, the residual sum, or the optimiser's update of the weights whose gradient the product is. So are folds over
+each channel of what a convolution makes, with what follows for each channel: the statistics of batch normalisation.
 """
 
 from __future__ import annotations
