@@ -171,14 +171,14 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
                 continue
             if full and root.size == contraction.shape[1]:
                 one = Index()
-                place = (position[1],) if root.shape == (root.size,) else (one, position[1], *(one for _ in axes[2:]))
-                if root.shape != tuple(1 if p is one else root.size for p in place):
+                channel = (position[1],) if root.shape == (root.size,) else (one, position[1], *(one for _ in axes[2:]))
+                if root.shape != tuple(1 if p is one else root.size for p in channel):
                     return None
-                expr = emitter.compute(root, place)
-                emitter.local[root] = (place, giver(expr))
+                expr = emitter.compute(root, channel)
+                emitter.local[root] = (channel, giver(expr))
                 if root in stored:
                     own = storage[root]
-                    stages.append(Store(emitter.operand(own), own.locate(place), expr))
+                    stages.append(Store(emitter.operand(own), own.locate(channel), expr))
                 continue
             place = _place(root, places, emitter)
             if place is None:
