@@ -1,7 +1,8 @@
 """Epilogues: element-wise work on a contraction's result, done while its elements are still in registers.
 
 A kernel that only maps, and whose points are the elements of one matrix product or convolution, is joined to it: bias
-and activation, the residual sum, or the optimiser's update of the weights whose gradient the product is.
+and activation, the residual sum, or the optimiser's update of the weights whose gradient the product is. So are folds over
+each channel of what a convolution makes, with what follows for each channel: the statistics of batch normalisation.
 """
 
 from __future__ import annotations
@@ -170,14 +171,14 @@ def following(group: Group, storage: dict[Node, Storage], stored: set[Node]) -> 
                 continue
             if full and root.size == contraction.shape[1]:
                 one = Index()
-                place = (position[1],) if root.shape == (root.size,) else (one, position[1], *(one for _ in axes[2:]))
-                if root.shape != tuple(1 if p is one else root.size for p in place):
+                channel = (position[1],) if root.shape == (root.size,) else (one, position[1], *(one for _ in axes[2:]))
+                if root.shape != tuple(1 if p is one else root.size for p in channel):
                     return None
-                expr = emitter.compute(root, place)
-                emitter.local[root] = (place, giver(expr))
+                expr = emitter.compute(root, channel)
+                emitter.local[root] = (channel, giver(expr))
                 if root in stored:
                     own = storage[root]
-                    stages.append(Store(emitter.operand(own), own.locate(place), expr))
+                    stages.append(Store(emitter.operand(own), own.locate(channel), expr))
                 continue
             place = _place(root, places, emitter)
             if place is None:

@@ -17,6 +17,7 @@ VARIANTS = {
     "no recomputing": Passes(recompute=False),
     "no merging": Passes(merge=False),
     "no following": Passes(follow=False),
+    "no statistics": Passes(statistics=False),
     "no assembly": Passes(assemble=False),
     "no scheduling": Passes(schedule=False),
     "no sharing of memory": Passes(share_memory=False),
