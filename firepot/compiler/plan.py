@@ -11,7 +11,7 @@ from firepot.compiler import subprogram
 from firepot.compiler.program import Program
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import engine
-from firepot.runtime.program import ARENA, FIRST
+from firepot.runtime.program import ARENA, FIRST, Operand
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Plan:
     constants: numbers of the inputs that prepared steps depend on
     kept:      bytes of each workspace that is kept from run to run
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
+    blocks, moved: how often the steps run, and by how many bytes a base moves on each time, as (base, bytes)
     frugal:    whether an arena is let go that is larger than needed: there is a memory budget
     """
 
@@ -88,6 +89,13 @@ class Plan:
     kept: tuple[int, ...]
     checks: Mapping[int, tuple[int, str, bool]]
     frugal: bool
+    blocks: int = 1
+    moved: tuple[tuple[int, int], ...] = ()
+
+    def operands(self, step: PlannedStep, block: int) -> list[Operand]:
+        """Those of a step, without the workspace, when a block of the examples is its turn."""
+        moved = dict(self.moved)
+        return [Operand(base, offset + block * moved.get(base, 0)) for base, offset in step.operands]
 
     def codes(self) -> list[engine.Code]:
         """Of all kernels."""
@@ -115,6 +123,7 @@ def plan_of(program: Program) -> Plan:
     fresh: list[tuple[int, int]] = []
     base_of_output: dict[int, int] = {}
     outputs: list[tuple[str, int]] = []
+    moved = [(FIRST + i, size) for i, size in program.moved.items()]
     for number, (where, storage) in enumerate(program.outputs):
         if storage is None:
             outputs.append(("output", where) if where >= 0 else ("input", -1 - where))
@@ -124,7 +133,9 @@ def plan_of(program: Program) -> Plan:
         else:
             base_of_output[number] = FIRST + program.input_count + len(fresh)
             outputs.append(("fresh", len(fresh)))
-            fresh.append((number, max(storage.size * storage.dtype.size, 1)))
+            fresh.append((number, max(storage.size * storage.dtype.size * program.blocks, 1)))
+            if program.blocks > 1:
+                moved.append((base_of_output[number], storage.size * storage.dtype.size))
     kept: list[int] = []
     kept_numbers: dict[tuple[int, int, str, int], int] = {}
     steps = []
@@ -164,6 +175,8 @@ def plan_of(program: Program) -> Plan:
         kept=tuple(kept),
         checks=program.checks,
         frugal=program.budget is not None,
+        blocks=program.blocks,
+        moved=tuple(moved),
     )
 
 
@@ -185,6 +198,7 @@ def to_bytes(plan: Plan) -> bytes:
         "codes": list(codes), "steps": steps, "inputs": plan.inputs, "arena": plan.arena, "guard": plan.guard,
         "fresh": plan.fresh, "outputs": plan.outputs, "donated": plan.donated, "constants": plan.constants,
         "kept": plan.kept, "checks": list(plan.checks.items()), "frugal": plan.frugal,
+        "blocks": plan.blocks, "moved": plan.moved,
     }  # fmt: skip
     return json.dumps(content, separators=(",", ":")).encode()
 
@@ -215,6 +229,8 @@ def from_bytes(data: bytes) -> Plan:
         kept=tuple(content["kept"]),
         checks={site: (size, message, negative) for site, (size, message, negative) in content["checks"]},
         frugal=content["frugal"],
+        blocks=content["blocks"],
+        moved=_pairs(content["moved"]),
     )
 
 
