@@ -205,7 +205,7 @@ def erf(b: Builder, x: Value) -> Value:
     moved = b.add(size, step)
     t = b.sub(size, b.sub(moved, step))
     interval = b.and_(b.convert("bitcast", moved, integer), 15)
-    *low, y = (_choose(b, f"erf{power}", table, interval) for power, table in enumerate(_ERF))
+    *low, y = (_choose(b, f"erf_power{power}", table, interval) for power, table in enumerate(_ERF))
     first = b.compare("ole", size, b.constant(0.125, type))  # halfway cases go to the even number
     low[0] = b.select(first, t, low[0])
     for coefficient in reversed(low):

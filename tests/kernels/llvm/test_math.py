@@ -18,11 +18,11 @@ def evaluate(name, x, lanes):
     """The function `name` of a float32 array, computed `lanes` at a time."""
     module = Module(name)
     type = vector("float", lanes)
-    with module.function(f"{name}{lanes}", [("ptr", "x"), ("ptr", "y"), ("i64", "n")]) as b:
+    with module.function("evaluate", [("ptr", "x"), ("ptr", "y"), ("i64", "n")]) as b:
         with b.loop(0, b.arg("n"), lanes) as i:
             value = b.load(b.element(b.arg("x"), "float", i), type)
             b.store(vector_math.emit(b, name, [value]), b.element(b.arg("y"), "float", i))
-    (address,) = engine.load_module(f"test {name} {lanes}", str(module), (f"{name}{lanes}",))
+    (address,) = engine.load_module(f"test {name} {lanes}", str(module), ("evaluate",))
     padded = np.resize(x, -(-x.size // lanes) * lanes)
     y = np.empty_like(padded)
     pointer = ctypes.c_void_p
