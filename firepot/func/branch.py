@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def branch(condition: Node, branches: Sequence[Callable[..., Any]], operands: Se
     for function in branches:
         stand_ins = [mark(v._node, v.requires_grad) if isinstance(v, Tensor) else v for v in leaves]
         arguments = tree.unflatten(structure, [wrap(v) if isinstance(v, Node) else v for v in stand_ins])
-        result, changed, seen = _run(lambda f=function, a=arguments: f(*a), "fp.cond")
+        result, changed, seen, _ = _recorded(functools.partial(function, *arguments), "fp.cond")
         given.update(v for v in stand_ins if isinstance(v, Node))
         given.update(seen)
         made, form = tree.flatten(result)
@@ -53,13 +54,13 @@ def branch(condition: Node, branches: Sequence[Callable[..., Any]], operands: Se
         for new in (a, b):
             same(new, t.before, "cond: a tensor that a branch changes")
     kept = [n for n, r in enumerate(sides[0]) if r.size]
-    bodies, operands = on_common_operands(
+    (then, otherwise), read = on_common_operands(
         [closed((), (), (), [side[n] for n in kept], since=since, given=given) for side in sides]
     )
-    if any(n.dtype.kind == "c" for n in (*operands, *sides[0])):  # which the compiler takes apart, but not in bodies
+    if any(n.dtype.kind == "c" for n in (*read, *sides[0])):  # which the compiler takes apart, but not in bodies
         values = {n: ew.where(views.expand(condition, sides[0][n].shape), *(side[n] for side in sides)) for n in kept}
     else:
-        values = dict(zip(kept, choose(condition, *bodies, operands), strict=True)) if kept else {}
+        values = dict(zip(kept, choose(condition, then, otherwise, read), strict=True)) if kept else {}
     found = []
     for n, (a, b) in enumerate(zip(*sides, strict=True)):
         value = values[n] if n in values else ew.like(a, 0)
@@ -109,13 +110,13 @@ def repeat_while(test: Callable[[Any], Any], body: Callable[[Any], Any], init: A
                 known[step.stand_ins[number]] = mark(carries[-1]) if now.requires_grad else carries[-1]
     kept = [n for n, p in enumerate(carries) if p.size]
     own = [carries[n] for n in kept]
-    bodies, operands = on_common_operands(
+    (looked_at, turn), read = on_common_operands(
         [
             closed(own, (), (), [node_of(flag)], stand_ins[0]),
             closed(own, (), (), [results[n] for n in kept], stand_ins[1]),
         ]
     )
-    last = while_loop.run(*bodies, [begin[n] for n in kept], operands)
+    last = while_loop.run(looked_at, turn, [begin[n] for n in kept], read)
     values = dict(zip(kept, last, strict=True))
     found = []
     for n, b in enumerate(begin):
@@ -124,11 +125,6 @@ def repeat_while(test: Callable[[Any], Any], body: Callable[[Any], Any], init: A
     for (t, _), one in zip(changed.values(), found[len(first) :], strict=True):
         t.tensor._point(one)
     return tree.unflatten(structure, [wrap(n) for n in found[: len(first)]])
-
-
-def _run(call: Callable[[], Any], name: str) -> tuple[Any, Changed, list[Node]]:
-    result, changed, seen, _ = _recorded(call, name)
-    return result, changed, seen
 
 
 def _recorded(call: Callable[[], Any], name: str) -> tuple[Any, Changed, list[Node], Step]:
