@@ -121,7 +121,7 @@ def straightened(body: Sequence[ir.Statement]) -> tuple[ir.Statement, ...]:
         if isinstance(s, ir.If) and _continues(s):
             rest = tuple(body[n + 1 :])
             arms = [straightened(arm + rest) for arm in (s.then, s.otherwise)]
-            result.append(ir.If(s.condition, arms[0], arms[1]))
+            result.append(replace(s, then=arms[0], otherwise=arms[1]))
             break
         result.append(s)
     return tuple(result)
