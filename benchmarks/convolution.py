@@ -146,7 +146,7 @@ def firepot_call(layer: Layer, mode: str, threads: int, _: bool = True) -> Calla
     import numpy as np
 
     from firepot.graph.dtypes import float32
-    from firepot.kernels.llvm.convolution import Convolution, lower
+    from firepot.kernels.llvm.convolution import Convolution, lower, result_lane
     from firepot.kernels.llvm.epilogue import StoreEpilogue
     from firepot.runtime import pool
     from firepot.runtime.buffer import Buffer
@@ -162,7 +162,7 @@ def firepot_call(layer: Layer, mode: str, threads: int, _: bool = True) -> Calla
         (1, layer.kernel, layer.kernel), (1, layer.output_size, layer.output_size), (1, layer.stride, layer.stride),
         (1, 1, 1), (0, layer.padding, layer.padding), strides[first], strides[second], strides[result], float32, float32,
     )  # fmt: skip
-    epilogue = StoreEpilogue(2, strides[result], float32, lane=0 if mode == "weight_grad" else 1)
+    epilogue = StoreEpilogue(2, strides[result], float32, lane=result_lane(convolution))
     kernel = lower(convolution, epilogue, processor())
     random = np.random.default_rng(0)
     buffers = []

@@ -17,7 +17,7 @@ from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import Take
 from firepot.graph.primitives.reduce import Reduce as ReducePrimitive
 from firepot.graph.primitives.reduce import accumulator
-from firepot.kernels.llvm.nest import loads
+from firepot.kernels.llvm.nest_description import loads
 from firepot.kernels.llvm.normalise import substitute
 from firepot.kernels.loops import Const, Expr, Guard, Load, Nest, Op, Reduce, Reduced, Store, children
 

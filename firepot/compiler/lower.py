@@ -16,7 +16,7 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.loops import Nest
 
 if TYPE_CHECKING:
-    from firepot.compiler.loop import Plan
+    from firepot.compiler.subprogram import Plan
     from firepot.kernels.llvm.convolution import Convolution
     from firepot.kernels.llvm.matmul import Matmul
 
@@ -33,7 +33,7 @@ class Access:
 @dataclass(frozen=True)
 class Step:
     """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loop nest if any;
-    for a loop over other kernels, those; whether it makes its nodes a second time."""
+    for a loop over other kernels or a branch, those; whether it makes its nodes a second time."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
@@ -160,7 +160,7 @@ class Lowering:
 
         description, (a, b) = self._convolution(node)
         nest, further = rebased(following.nest, following.operands)
-        epilogue = NestEpilogue(nest, following.finished, lane=following.lane)
+        epilogue = NestEpilogue(nest, following.finished, following.lane, following.finished.loops)
         operands = [(x.storage, x.offset * x.storage.dtype.size) for x in (a, b)]
         kernel = convolution.lower(description, epilogue, self.processor)
         self.steps.append(Step(kernel, (*operands, *further), tuple(roots)))
@@ -265,6 +265,16 @@ class Lowering:
         from firepot.compiler import loop
 
         loop.lower(self, node)
+
+    def branch(self, node: Node) -> None:
+        from firepot.compiler import loop
+
+        loop.lower_branch(self, node)
+
+    def while_loop(self, node: Node) -> None:
+        from firepot.compiler import loop
+
+        loop.lower_while(self, node)
 
     def argsort(self, node: Node) -> None:
         from firepot.kernels.llvm import rows

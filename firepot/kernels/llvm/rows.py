@@ -13,7 +13,7 @@ from firepot.kernels.llvm import arithmetic
 from firepot.kernels.llvm.builder import Builder, Module, Value
 from firepot.kernels.llvm.expression import load_element, memory_type, register_type, to_memory
 from firepot.kernels.llvm.math import emit as emit_math
-from firepot.kernels.llvm.nest import fold_identity
+from firepot.kernels.llvm.nest_fold import fold_identity
 
 
 @dataclass(frozen=True)
