@@ -108,9 +108,10 @@ class _Reverse:
                 own = isinstance(s, ir.Store) and s.array == self.output
                 for c in expressions(s):
                     for part in walk(c):
-                        if isinstance(part, ir.Element) and self.p.arrays[part.array].output:
-                            if not (isinstance(s, ir.Store) and self.adds(s) and part.array == s.array):
-                                raise self.fail(s, f"it reads its output {self.p.arrays[part.array].name}")
+                        if not isinstance(part, ir.Element) or not self.p.arrays[part.array].output:
+                            continue
+                        if not (isinstance(s, ir.Store) and self.adds(s) and part.array == s.array):
+                            raise self.fail(s, f"it reads its output {self.p.arrays[part.array].name}")
                 if isinstance(s, ir.Store) and own:
                     if self.adds(s):
                         added = True
