@@ -236,7 +236,8 @@ class _Reverse:
         own += merged.values()
         for n in set(env) - set(merged):
             env[n] = ends[0].get(n, env[n])
-        done, back = [], []
+        done: list[tuple[ir.Statement, ...]] = []
+        back: list[tuple[ir.Statement, ...]] = []
         for (inner, reverse, versions), end in zip(arms, ends, strict=True):
             done.append((*inner, *(ir.Assign(v, ir.Local(end[n], self.types[n])) for n, v in merged.items())))
             taken = [
@@ -245,9 +246,9 @@ class _Reverse:
             ]  # fmt: skip
             back.append((*inner, *self.zeros(versions), *taken, *reverse) if taken or reverse else ())
         env.update(merged)
-        forward.append(ir.If(condition, *done))
+        forward.append(ir.If(condition, done[0], done[1]))
         if any(back):
-            backward.append([ir.If(condition, *back)])
+            backward.append([ir.If(condition, back[0], back[1])])
 
     def loop(
         self, s: ir.Range | ir.Parallel, rest: Sequence[ir.Statement], env: Env, forward: list[ir.Statement],
@@ -330,8 +331,8 @@ class _Reverse:
             total = _add(ir.Element(self.result, c.indices, c.checks, dtype), g)
             return [ir.Store(self.result, c.indices, c.checks, total)]
         if isinstance(c, ir.Choice):
-            arms = tuple(tuple(self.pull(arm, g, s)) for arm in (c.then, c.otherwise))
-            return [ir.If(c.condition, *arms)] if any(arms) else []
+            then, otherwise = (tuple(self.pull(arm, g, s)) for arm in (c.then, c.otherwise))
+            return [ir.If(c.condition, then, otherwise)] if then or otherwise else []
         assert isinstance(c, ir.Operation)
         result: list[ir.Statement] = []
         for position, a in enumerate(c.args):

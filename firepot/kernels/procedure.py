@@ -139,6 +139,7 @@ class Lanes:
     varying: tuple[str, ...]
     slopes: tuple[tuple[str, int], ...]
     folds: tuple[tuple[str, str], ...]
+    place: str = _place()
 
 
 Statement = Assign | Store | Range | Parallel | While | If | Leave | Lanes
