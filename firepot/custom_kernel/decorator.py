@@ -32,12 +32,13 @@ class kernel:
             that returns (shape, dtype).
         vjp: the derivative. It gets the gradient of the output (of several, a tuple), then the inputs, and returns the
             gradient of each input, None where there is none; one input's alone need not be in a tuple. It may call
-            kernels and anything else. Without it, backward through the kernel is an error.
+            kernels and anything else. Without it, the derivative is derived: loops may sum things up, and outputs are
+            written once or added to; other kernels have none, and backward through them is an error.
 
     Inside: variables, `for i in range(...)`, `while`, `if`, `break`, `continue`, arithmetic, comparisons, the functions
     of `math` and their namesakes of `fp`, x.shape[d]. `for i, j in fp.kernel.parallel(n, m)` at the top of the function
     shares its turns among the threads; in it, outputs are indexed by i and j themselves. A kernel of other loops runs
-    on one thread. Innermost loops compute one element after another, in order.
+    on one thread. Loops whose turns are independent, but for sums and the like, run in the lanes of vectors.
 
     Works eagerly, in fp.jit, backward and vmap, like any operation.
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firepot import ops
@@ -52,6 +52,14 @@ def _functions() -> dict[Any, str]:
 
 
 FUNCTIONS = _functions()
+
+
+def _own(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that are not within a further loop."""
+    for s in body:
+        yield s
+        if isinstance(s, ast.If):
+            yield from _own([*s.body, *s.orelse])
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ class Translation:
     def block(self, statements: Sequence[ast.stmt], top: bool = False) -> tuple[ir.Statement, ...]:
         result: list[ir.Statement] = []
         for s in statements:
-            result += self.statement(s, top)
+            place = f"{self.source.place(s)}: {self.source.text(s).strip()}"
+            result += [replace(one, place=place) for one in self.statement(s, top)]
         return tuple(result)
 
     def statement(self, s: ast.stmt, top: bool) -> list[ir.Statement]:
@@ -216,6 +225,8 @@ class Translation:
         self.frozen |= dict.fromkeys(self.defined, "belongs to all turns of the parallel loop, which run at once")
         before = self._enter(names)
         self.within, self.accesses = tuple(names), []
+        if any(isinstance(n, ast.Break) for n in _own(s.body)):
+            raise self.source.error(s, "break cannot leave a parallel loop, whose turns run at once; use continue or range")
         body = self.inner(s.body)
         self._disjoint(names)
         self.within = None

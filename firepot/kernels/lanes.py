@@ -121,7 +121,7 @@ def straightened(body: Sequence[ir.Statement]) -> tuple[ir.Statement, ...]:
         if isinstance(s, ir.If) and _continues(s):
             rest = tuple(body[n + 1 :])
             arms = [straightened(arm + rest) for arm in (s.then, s.otherwise)]
-            result.append(ir.If(s.condition, arms[0], arms[1]))
+            result.append(replace(s, then=arms[0], otherwise=arms[1]))
             break
         result.append(s)
     return tuple(result)
@@ -382,6 +382,8 @@ def covered(procedure: ir.Procedure) -> set[int]:
 
     def visit(body: Sequence[ir.Statement], loops: dict[str, int]) -> None:
         for s in body:
+            if ir.Leave("break") in statements_of([s]):  # turns before it may write, those after it do not
+                seen.update(range(len(arrays)))
             for c in expressions(s):
                 seen.update(p.array for p in walk(c) if isinstance(p, ir.Element))
             if isinstance(s, ir.Store):
@@ -391,7 +393,8 @@ def covered(procedure: ir.Procedure) -> set[int]:
                     found.add(s.array)
                 seen.add(s.array)
             elif isinstance(s, ir.Parallel) and not loops and all(isinstance(c, ir.Constant) for c in s.sizes):
-                visit(s.body, {n: int(c.value) for n, c in zip(s.names, s.sizes, strict=True) if _constant(c)})
+                limits = [int(c.value) for c in s.sizes if isinstance(c, ir.Constant)]
+                visit(s.body, dict(zip(s.names, limits, strict=True)))
             elif isinstance(s, ir.Range) and s.start == ir.Constant(0, dtypes.int64) and s.step == 1 and _constant(s.stop):
                 size = int(s.stop.value) if isinstance(s.stop, ir.Constant) else 0
                 visit(s.body, {**loops, s.name: size})

@@ -69,17 +69,17 @@ def rewritten(body: Sequence[ir.Statement], change: Callable[[ir.Code], ir.Code]
 
     def statement(s: ir.Statement) -> ir.Statement:
         if isinstance(s, ir.Assign):
-            return ir.Assign(s.name, code(s.value))
+            return replace(s, value=code(s.value))
         if isinstance(s, ir.Store):
             return replace(s, indices=tuple(map(code, s.indices)), value=code(s.value))
         if isinstance(s, ir.Range):
-            return ir.Range(s.name, code(s.start), code(s.stop), s.step, block(s.body))
+            return replace(s, start=code(s.start), stop=code(s.stop), body=block(s.body))
         if isinstance(s, ir.Parallel):
-            return ir.Parallel(s.names, tuple(map(code, s.sizes)), block(s.body))
+            return replace(s, sizes=tuple(map(code, s.sizes)), body=block(s.body))
         if isinstance(s, ir.While):
-            return ir.While(code(s.condition), block(s.body))
+            return replace(s, condition=code(s.condition), body=block(s.body))
         if isinstance(s, ir.If):
-            return ir.If(code(s.condition), block(s.then), block(s.otherwise))
+            return replace(s, condition=code(s.condition), then=block(s.then), otherwise=block(s.otherwise))
         return s
 
     def block(statements: Sequence[ir.Statement]) -> tuple[ir.Statement, ...]:
@@ -116,7 +116,7 @@ def _without(body: Sequence[ir.Statement], names: set[str]) -> tuple[ir.Statemen
         if isinstance(s, ir.Assign) and s.name in names:
             continue
         if isinstance(s, ir.If):
-            s = ir.If(s.condition, _without(s.then, names), _without(s.otherwise, names))
+            s = replace(s, then=_without(s.then, names), otherwise=_without(s.otherwise, names))
         elif isinstance(s, (ir.Range, ir.Parallel, ir.While)):
             s = replace(s, body=_without(s.body, names))
         result.append(s)

@@ -6,9 +6,15 @@ in 0 … size − 1; `Element` and `Store` check that, and end the kernel where 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from firepot.graph.dtypes import DType, int64
+
+
+def _place() -> str:
+    """The field of a statement that tells its line in the source, for errors; statements are equal without it."""
+    found: str = field(default="", compare=False, repr=False, kw_only=True)
+    return found
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ Code = Constant | Local | Element | Operation | Choice
 class Assign:
     name: str
     value: Code
+    place: str = _place()
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Store:
     indices: tuple[Code, ...]
     checks: tuple[int, ...]
     value: Code
+    place: str = _place()
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class Range:
     stop: Code
     step: int
     body: tuple[Statement, ...]
+    place: str = _place()
 
 
 @dataclass(frozen=True)
@@ -89,12 +98,14 @@ class Parallel:
     names: tuple[str, ...]
     sizes: tuple[Code, ...]
     body: tuple[Statement, ...]
+    place: str = _place()
 
 
 @dataclass(frozen=True)
 class While:
     condition: Code
     body: tuple[Statement, ...]
+    place: str = _place()
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class If:
     condition: Code
     then: tuple[Statement, ...]
     otherwise: tuple[Statement, ...]
+    place: str = _place()
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class Leave:
     """Of the innermost Range or While: 'break' or 'continue'."""
 
     word: str
+    place: str = _place()
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,7 @@ class Lanes:
     varying: tuple[str, ...]
     slopes: tuple[tuple[str, int], ...]
     folds: tuple[tuple[str, str], ...]
+    place: str = _place()
 
 
 Statement = Assign | Store | Range | Parallel | While | If | Leave | Lanes

@@ -207,9 +207,9 @@ def test_outputs_that_are_not_cleared() -> None:
     def stops(x: Any, y: Any) -> None:
         for i in range(x.shape[0]):
             for j in range(x.shape[1]):
+                y[i, j] = x[i, j]
                 if x[i, j] > 1:
                     break
-                y[i, j] = x[i, j]
 
     x = fp.randn(4, 5)
     assert covered(procedure(several(x)[0])) == {1}

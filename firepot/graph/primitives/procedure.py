@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,13 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Opaque, Shape, apply
 from firepot.graph.primitives import elementwise as ew
 from firepot.kernels.procedure import Procedure, batched
+
+
+@functools.lru_cache(maxsize=256)
+def _derivative(procedure: Procedure, output: int, input: int) -> Procedure:
+    from firepot.kernels.derivative import derivative
+
+    return derivative(procedure, output, input)
 
 
 class Run(Opaque):
@@ -22,8 +30,23 @@ class Run(Opaque):
         return array.shape, array.dtype
 
     def vjp(self, g: Node, node: Node) -> Sequence[Node | None]:
-        name = node.params[0].name
-        raise RuntimeError(f"the kernel {name} has no derivative; give it one with @fp.kernel(..., vjp=...)")
+        from firepot.kernels.derivative import NotDerived
+
+        procedure, number = node.params
+        result: list[Node | None] = []
+        for position, x in enumerate(node.inputs):
+            if x.dtype.kind != "f" or not x.requires_grad:
+                result.append(None)
+                continue
+            try:
+                backward = _derivative(procedure, number, position)
+            except NotDerived as why:
+                raise RuntimeError(
+                    f"the kernel {procedure.name} has no derivative by {procedure.inputs[position].name}, since {why}; "
+                    f"give it one with @fp.kernel(..., vjp=...)"
+                ) from None
+            result.append(ew.cast(apply(self, (*node.inputs, g), (backward, 0)), x.dtype))
+        return result
 
     def batch(self, node: Node, inputs: tuple[Node, ...], marked: tuple[bool, ...], batching: Batching) -> Node:
         procedure, number = node.params
