@@ -144,7 +144,7 @@ def to_bytes(plan: Plan) -> bytes:
         (
             codes.setdefault(s.code, len(codes)), s.scratch, s.parallel, s.unordered, s.operands, s.workspace, s.kept,
             s.begun,
-        )  # fmt: skip
+        )
         for s in plan.steps
     ]
     content = {

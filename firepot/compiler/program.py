@@ -154,7 +154,7 @@ def build(
         groups = schedule(groups, inner, overwritten)
     if passes.follow:
         groups = follow(groups, storage, set(outputs), overwritten)
-    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes.dots)
+    steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes)
 
     def program_of(steps: list[Step], prepare: bool = False, share: bool = False) -> Program:
         prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
@@ -226,7 +226,7 @@ def _readable(node: Node, operand: Node, storage: dict[Node, Storage]) -> bool:
 
 def _lower(
     groups: list[Group], storage: dict[Node, Storage], outputs: set[Node], layouts: dict[Node, Layout],
-    assembled: set[Node], dots: bool,
+    assembled: set[Node], passes: Passes,
 ) -> list[Step]:  # fmt: skip
     needed = set(outputs)
     for g in groups:
@@ -237,7 +237,9 @@ def _lower(
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
     host = processor()
-    lowering = Lowering(storage, opaque, host if dots else replace(host, bf16_dot=False, int8_dot=False))
+    if not passes.dots:
+        host = replace(host, bf16_dot=False, int8_dot=False)
+    lowering = Lowering(storage, opaque, host, passes.share_preparations)
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue

@@ -109,8 +109,11 @@ class _Plan:
         return tiles * self.tile.rows * self.tile.columns * self.d.accumulate.size
 
 
-def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
-    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace, if any, last."""
+def lower(d: Matmul, epilogue: Epilogue, processor: Any, repeated: bool = False) -> Kernel:
+    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace, if any, last.
+
+    `repeated`: many products with the same y follow each other, so that its panels are as good as there already.
+    """
     work = d.batch * d.m * d.n * d.k
     if matmul_rows.applies(d, processor):
         return matmul_rows.lower(d, epilogue, processor, parallel=work >= _SERIAL)
@@ -118,14 +121,15 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
     tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
     numbers = dots.numbers_of_a_word(d.dtype, d.accumulate, processor)
-    direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
+    few = d.m * d.batch // y_batches <= 4 * tile.rows and not repeated
+    direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and few
     plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct, numbers)
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
     size = plan.x_bytes + plan.y_bytes + plan.partial_bytes
-    columns = f"columns of {d} by {numbers} in {tile} after {plan.x_bytes}"
+    columns = f"columns of {y_batches}x{d.k}x{d.n} {d.y_strides} {d.dtype} by {numbers} in {tile} after {plan.x_bytes}"
     packing = ("pack_rows",) if direct else ("pack_columns", "pack_rows")
     return Kernel(
-        key=f"matmul {processor.vector_bytes} {numbers} {d} {epilogue.key}",
+        key=f"matmul {processor.vector_bytes} {numbers} {direct} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
         phases=(*packing, *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
