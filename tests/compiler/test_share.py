@@ -45,8 +45,9 @@ def values(executor, leaves):
     return [bytes(b.view(np.dtype(np.uint8), (b.nbytes,))) for b in executor([leaf.buffer for leaf in leaves])]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("rows, transposed", [(40, True), (40, False), (9, False)])
+@pytest.mark.parametrize(
+    "dtype, rows, transposed", [("float32", 40, True), ("float32", 9, False), ("bfloat16", 40, False)]
+)
 def test_results_are_those_without(dtype, rows, transposed):
     leaves, placeholders, copies = recorded(*chain(dtype, rows, transposed))
     for leaf in leaves:
@@ -109,13 +110,13 @@ def test_what_is_shared():
 
 def test_a_loop_prepares_before_its_first_step():
     random = np.random.default_rng(2)
-    w, x = (fp.tensor(random.standard_normal(s).astype(np.float32)) for s in ((48, 48), (5, 32, 48)))
+    w, x = (fp.tensor(random.standard_normal(s).astype(np.float32)) for s in ((48, 48), (5, 64, 48)))
 
     def step(h, a):
         h = fp.tanh(h @ w.T + a)
         return h, h
 
-    start = fp.zeros(32, 48)
+    start = fp.zeros(64, 48)
     scanned = fp.jit(lambda x: fp.scan(step, start, x)[1])
     found = [scanned(x * k).numpy() for k in (1, 2, 2)]
     h, states = start, []
@@ -132,9 +133,7 @@ def test_a_loop_prepares_before_its_first_step():
 def test_a_budget_comes_first():
     _, placeholders, copies = recorded(*chain("float32", 40, True))
     program = build(placeholders, copies)
-    frugal = build(placeholders, copies, passes=Passes(share_preparations=False))
-    assert program.shared
-    assert frugal.memory < program.memory
-    found = build(placeholders, copies, budget=frugal.memory)
-    assert found.memory <= frugal.memory
+    assert build(placeholders, copies, budget=program.memory).shared
+    found = build(placeholders, copies, budget=program.memory - 1)
+    assert found.memory < program.memory
     assert not found.shared
