@@ -4,6 +4,7 @@
     python -m benchmarks --quick          the same in under five minutes, on fewer peers
     python -m benchmarks matmul           matrix products
     python -m benchmarks convolution      the layers of ResNet-50 and MobileNetV2
+    python -m benchmarks cifar10 --data X time to 93 % on CIFAR-10, from the image files
     python -m benchmarks calls            what a call costs
     python -m benchmarks check            whether the peers compute the same
     python -m benchmarks readme README.md puts the tables into a file, between its markers
@@ -20,11 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import calls, convolution, libraries, matmul, models, networks, plots, readme, report
+from benchmarks import calls, cifar10, convolution, libraries, matmul, models, networks, plots, readme, report
+from benchmarks.cifar10_recipe import Recipe
 
 _FOLDER = Path(__file__).resolve().parent / "results"
 _QUICK_PEERS = ("firepot", "torch", "torch-channels-last", "onnxruntime", "openvino")
-_COMMANDS = ("networks", "matmul", "convolution", "calls", "check", "readme")
+_COMMANDS = ("networks", "matmul", "convolution", "cifar10", "calls", "check", "readme")
 
 
 def main(arguments: list[str]) -> None:
@@ -68,6 +70,23 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--networks", nargs="+", choices=list(convolution.NETWORKS), default=list(convolution.NETWORKS))
     added.add_argument("--threads", type=int, default=2)
     added.add_argument("--keep", action="store_true", help="keep earlier results of the other network")
+
+    added = command("cifar10", _cifar10, "time to 93 %% on CIFAR-10 beside PyTorch, from the image files")
+    default = Recipe()
+    added.add_argument("--data", type=Path, required=True, help="folder or zip archive: train/CLASS/*.jpg, test/CLASS/*.jpg")
+    added.add_argument("--peer", nargs="+", choices=list(cifar10.PEERS), default=["firepot", "torch"], metavar="PEER",
+        help=f"of {', '.join(cifar10.PEERS)} (default: firepot torch)")  # fmt: skip
+    added.add_argument("--epochs", type=int, default=default.epochs, help="default: %(default)s")
+    added.add_argument("--batch-size", type=int, default=default.batch, help="default: %(default)s")
+    added.add_argument("--widths", type=int, nargs=3, default=default.widths, help="channels of the three pairs of layers")
+    added.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: under autocast")
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--order", choices=cifar10.ORDERS, default="alternate",
+        help="alternate: an epoch of each in turn; after: one training after the other (default: %(default)s)")  # fmt: skip
+    added.add_argument("--seconds-per-epoch", action="store_true", help="only time two epochs of each, without tests")
+    added.add_argument("--images", type=int, help="train on only so many images")
+    added.add_argument("--threads", type=int, default=2)
+    added.add_argument("--keep", action="store_true", help="keep earlier results of other precisions and peers")
 
     command("calls", _calls, "what a call costs")
     command("check", _check, "logits and losses of every peer against PyTorch's, for the same weights").add_argument(
@@ -133,6 +152,26 @@ def _convolution(given: argparse.Namespace) -> None:
     print(convolution.document(results))
 
 
+def _cifar10(given: argparse.Namespace) -> None:
+    path = given.output / "cifar10.json"
+    results = networks.load(path) if given.keep else {}
+    recipe = Recipe(
+        epochs=given.epochs, batch=given.batch_size, widths=tuple(given.widths), precision=given.precision, seed=given.seed
+    )
+    options = cifar10.Options(
+        given.data, recipe, given.peer, given.threads, given.order, given.seconds_per_epoch, given.images
+    )  # fmt: skip
+
+    def save() -> None:
+        # After every epoch, so that a run that is broken off leaves what it found.
+        _write(path, results)
+        cifar10.plot(results, given.output / "cifar10.png")
+
+    cifar10.measure(options, results, save)
+    _document(given.output)
+    print(cifar10.document(results))
+
+
 def _calls(given: argparse.Namespace) -> None:
     results: dict[str, Any] = {}
     calls.measure(5, results)
@@ -157,7 +196,7 @@ def _readme(given: argparse.Namespace) -> None:
 
 def _document(folder: Path) -> None:
     """README.md of the folder, from all results that lie there."""
-    rooms = {"networks": report, "matmul": matmul, "convolution": convolution, "calls": calls}
+    rooms = {"networks": report, "matmul": matmul, "convolution": convolution, "cifar10": cifar10, "calls": calls}
     parts = ["# Benchmarks", "Made by `python -m benchmarks`; raw times in the JSON files beside."]
     for name, room in rooms.items():
         results = networks.load(folder / f"{name}.json")

@@ -28,7 +28,7 @@ from typing import Any
 from conformance import modules, operators, optimizers, random, report
 
 SUITES = {"operator": operators, "module": modules, "optimizer": optimizers}
-_LIFE = 40  # entries that a worker checks before a fresh one takes its place
+_LIFE = 150  # entries that a worker checks before a fresh one takes its place
 
 
 class Worker:
@@ -72,11 +72,18 @@ class Worker:
             self.process = None
 
 
+def _tree() -> str:
+    """The commit that is checked."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m conformance", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--only", nargs="+", metavar="ENTRY", help="entries to check (again); * stands for anything")
     parser.add_argument("--failed", action="store_true", help="check again what failed or was missing")
+    parser.add_argument("--renew", action="store_true", help="check again what has a result of another tree")
     parser.add_argument("--suite", choices=SUITES, help="one of the databases")
     parser.add_argument("--samples", type=int, help="at most so many samples a check (default: all)")
     parser.add_argument("--seconds", type=float, default=240, help="time limit an entry (default: 240)")
@@ -85,14 +92,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/conformance.md"))
     given = parser.parse_args()
 
+    tree = _tree()
     results: dict[tuple[str, str], dict[str, Any]] = {}
     if given.results.exists() and not given.fresh:
         for line in given.results.read_text().splitlines():
             answer = json.loads(line)
-            results[answer["suite"], answer["entry"]] = answer
+            if "missing" not in answer:  # which may be there by now, and is told at once
+                results[answer["suite"], answer["entry"]] = answer
     names = [(s, n) for s, suite in SUITES.items() if given.suite in (None, s) for n in suite.entries()]
     if given.only:
         work = [(s, n) for s, n in names if any(fnmatch.fnmatchcase(n, o) for o in given.only)]
+    elif given.renew:
+        work = [k for k in names if k not in results or results[k].get("tree") != tree]
     elif given.failed:
         work = [k for k in names if k not in results or not report.passes(results[k])]
     else:
@@ -110,6 +121,7 @@ def main() -> None:
                 worker.close()
                 return
             answer = {"suite": found[0], **worker.ask(*found, given.samples, given.seconds)}
+            answer |= {"tree": tree, "samples": given.samples}
             with lock:
                 results[found] = answer
                 with given.results.open("a") as file:
@@ -135,7 +147,7 @@ def main() -> None:
     given.results.write_text("".join(json.dumps(r) + "\n" for r in results.values()))
     whole = {s for s, _ in names} - {s for s, n in names if (s, n) not in results}
     if given.only is None:
-        report.write(given.output, report.databases({k: results[k] for k in names if k[0] in whole}, given.samples))
+        report.write(given.output, report.databases({k: results[k] for k in names if k[0] in whole}))
     print(report.summary(results))
 
 

@@ -10,7 +10,7 @@ import torch
 
 import firepot as fp
 from conformance.convert import DTYPES, Untranslatable, back, difference, flatten, value
-from conformance.provided import RANDOM, REASONS, SIGNS, TIES, function, name_of
+from conformance.provided import COMPLEX, DOUBLE, NUMERICAL, RANDOM, REASONS, SIGNS, TIES, function, name_of
 from conformance.transformed import Call, captured, mapped
 
 VALUES = {
@@ -145,13 +145,16 @@ def _copied(v: Any) -> Any:
     return v
 
 
-def _widened(v: Any) -> Any:
+def _widened(v: Any, keep: bool = False) -> Any:
+    """In double precision; `keep`: what needs a gradient still does."""
     if isinstance(v, torch.Tensor):
-        return v.detach().to(torch.promote_types(v.dtype, torch.float64)) if v.is_floating_point() or v.is_complex() else v
+        if not (v.is_floating_point() or v.is_complex()):
+            return v
+        return v.detach().to(torch.promote_types(v.dtype, torch.float64)).requires_grad_(keep and v.requires_grad)
     if isinstance(v, dict):
-        return {k: _widened(x) for k, x in v.items()}
+        return {k: _widened(x, keep) for k, x in v.items()}
     if type(v) in (list, tuple):
-        return type(v)(_widened(x) for x in v)
+        return type(v)(_widened(x, keep) for x in v)
     if v in (torch.float16, torch.bfloat16, torch.float32):
         return torch.float64
     return torch.complex128 if v is torch.complex64 else v
@@ -180,6 +183,9 @@ def _values(entry: Any, ours: Any, dtype: torch.dtype, shape_only: bool, samples
             continue
         if any(isinstance(t, torch.Tensor) and t.layout is not torch.strided for t in theirs):
             tally.skip("sparse result")
+            continue
+        if any(isinstance(t, torch.Tensor) and t.dtype not in DTYPES for t in theirs):
+            tally.skip(COMPLEX)
             continue
         try:
             with fp.no_grad():
@@ -282,6 +288,8 @@ def _derivatives(
     waiting: list[Any] = []
     for sample in _chosen(entry.sample_inputs("cpu", dtype, requires_grad=True), samples):
         arguments = [sample.input, sample.args, sample.kwargs]
+        if name_of(entry) in DOUBLE:
+            arguments = _widened(arguments, keep=True)
         if reason := _left_out(entry, sample):
             first.skip(reason)
             continue
@@ -301,11 +309,11 @@ def _derivatives(
         except Exception as error:
             first.add(_failure(error), _describe(sample))
             continue
-        waiting.append((sample, theirs, found))
+        waiting.append((sample, arguments, theirs, found))
         if len(waiting) == _BATCH // 2:
-            _compare_derivatives(waiting, first, second)
+            _compare_derivatives(entry, waiting, first, second)
             waiting = []
-    _compare_derivatives(waiting, first, second)
+    _compare_derivatives(entry, waiting, first, second)
 
 
 def _their_derivatives(entry: Any, sample: Any, arguments: Any) -> Any:
@@ -361,16 +369,50 @@ def _our_derivatives(entry: Any, ours: Any, sample: Any, given: Any, theirs: Any
     return gradients, found, problem
 
 
-def _compare_derivatives(waiting: list[Any], first: Tally, second: Tally) -> None:
-    results = [[g for g in (*w[2][0], *(w[2][1] or ())) if g is not None] for w in waiting]
-    for (sample, theirs, ours), failure in zip(waiting, _compute(results), strict=True):
+def _compare_derivatives(entry: Any, waiting: list[Any], first: Tally, second: Tally) -> None:
+    results = [[g for g in (*w[3][0], *(w[3][1] or ())) if g is not None] for w in waiting]
+    for (sample, arguments, theirs, ours), failure in zip(waiting, _compute(results), strict=True):
         _, _, gradients, _, again = theirs
-        leaves = _leaves([sample.input, sample.args, sample.kwargs])
+        leaves = _leaves(arguments)
         wrong = failure or _gradients_differ(ours[0], gradients, leaves)
+        if wrong and not failure and name_of(entry) in NUMERICAL:
+            wrong = _numerically(entry, sample, arguments, theirs, ours[0], False)
         first.add(wrong, _describe(sample) if wrong else "")
         if again is not None:
             wrong = failure or ours[2] or _gradients_differ(ours[1], again, leaves)
+            if wrong and not failure and not ours[2] and name_of(entry) in NUMERICAL:
+                wrong = _numerically(entry, sample, arguments, theirs, ours[1], True)
             second.add(wrong, _describe(sample) if wrong else "")
+
+
+def _numerically(entry: Any, sample: Any, arguments: Any, theirs: Any, ours: Any, second: bool) -> str | None:
+    """What is wrong with our gradients (or second derivatives) by central differences of PyTorch's values (or gradients)
+    along a direction that is drawn."""
+    numbers, weights, _, more, _ = theirs
+    leaves = _leaves(arguments)
+    direction = _weights(leaves, 3)
+
+    def weighted(values: Sequence[Any], by: Sequence[torch.Tensor]) -> float:
+        return sum(float((w.conj() * v.detach()).real.sum()) for v, w in zip(values, by, strict=True) if v is not None)
+
+    def at(step: float) -> float:
+        given = _copied(arguments)
+        moved = _leaves(given)
+        with torch.no_grad():
+            for leaf, d in zip(moved, direction, strict=True):
+                leaf.add_(d, alpha=step)
+        results = list(flatten(_processed(entry, sample.output_process_fn_grad, _derived(entry, entry.op, *given))))
+        chosen = [results[i] for i in numbers]
+        if not second:
+            return weighted(chosen, weights)
+        gradients = torch.autograd.grad(chosen, moved, weights, allow_unused=True)
+        return weighted([gradients[i] for i in more], list(more.values()))
+
+    slope = (at(1e-5) - at(-1e-5)) / 2e-5
+    found = weighted([None if g is None else back(g) for g in ours], direction)
+    if abs(found - slope) <= 1e-6 * (1 + abs(slope)):
+        return None
+    return f"{found:.9g} along a direction in which central differences give {slope:.9g}"
 
 
 def _gradients_differ(ours: Any, theirs: Any, leaves: Any) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conformance.provided import DEVIATIONS
+from conformance.provided import DEVIATIONS, NUMERICAL
 
 Results = Mapping[tuple[str, str], dict[str, Any]]
 
@@ -90,19 +90,28 @@ def write(path: Path, sections: Mapping[str, str]) -> None:
     path.write_text(f"{_HEAD}\n{text}")
 
 
-def databases(results: Results, samples: int | None) -> dict[str, str]:
+def databases(results: Results) -> dict[str, str]:
     """The sections of PyTorch's databases."""
-    return {title: section(results, suite, samples) for suite, title in _TITLES.items()
+    return {title: section(results, suite) for suite, title in _TITLES.items()
             if any(s == suite for s, _ in results)}  # fmt: skip
 
 
-def section(results: Results, suite: str, samples: int | None = None) -> str:
+def _measured(results: Results, suite: str) -> str:
+    """Of which trees the results are, with how many samples a check: the latest tree first."""
+    found = Counter((r.get("tree"), r.get("samples")) for (s, _), r in results.items() if s == suite and provided(r))
+    parts = []
+    for (tree, samples), count in reversed(found.items()):
+        at = f"commit {tree}" if tree else "earlier commits"
+        parts.append(f"{count} at {at} with {'all' if samples is None else f'at most {samples}'} samples of each check")
+    return " Entries checked: " + "; ".join(parts) + "." if any(r.get("tree") for r in results.values()) else ""
+
+
+def section(results: Results, suite: str) -> str:
     """The counts of one suite, and what fails or is missing."""
     total, have, good, checks = _counts(results, suite)
     out = [f"{have} of {total} entries are provided; {good} of them pass every check.", ""] if total > 1 else []
     if total > 1:
-        limit = "" if samples is None else f" At most {samples} samples of each check were run."
-        out += [f"{_CHECKED[suite]}{limit}", ""]
+        out += [_CHECKED[suite] + _measured(results, suite), ""]
     out += ["| check | entries that pass | samples that pass |", "|---|---|---|"]
     out += [f"| {k} | {v[0]} of {v[1]} | {v[2]} of {v[3]} |" for k, v in checks.items()]
     mine = [r for (s, _), r in results.items() if s == suite]
@@ -124,6 +133,10 @@ def section(results: Results, suite: str, samples: int | None = None) -> str:
         for reason, _ in Counter(r["missing"] for r in missing).most_common():
             names = ", ".join(f"`{r['entry']}`" for r in missing if r["missing"] == reason)
             out.append(f"- {reason}: {names}")
+    numerical = [f"`{r['entry']}` ({NUMERICAL[r['entry']]})" for r in mine if r["entry"] in NUMERICAL and provided(r)]
+    if numerical:
+        out += ["", "Held against central differences of PyTorch's function where PyTorch's own derivative differs: "
+                + ", ".join(numerical) + "."]  # fmt: skip
     skipped = Counter(s for r in mine for c in r.get("checks", {}).values() for s in c["skips"])
     if skipped:
         out += ["", "Samples left out, by reason and number of checks: "

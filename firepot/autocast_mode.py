@@ -33,8 +33,8 @@ LOWER_PRECISION = frozenset((
     "scaled_dot_product_attention", "tensordot", "vecdot",
 ))  # fmt: skip
 
-# What computes in float32. Of torch's list `stft` is a name that Firepot does not have; padding by reflection or
-# replication and max_pool3d ask by themselves, as it depends on their arguments; fft2 and its like are fftn.
+# What computes in float32. Padding by reflection or replication and max_pool3d ask by themselves, as it depends on their
+# arguments; fft2 and its like are fftn.
 FLOAT32 = frozenset((
     "adaptive_avg_pool3d", "adaptive_max_pool3d", "avg_pool3d", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "cdist", "cholesky", "cholesky_ex", "cholesky_inverse", "cholesky_solve",
@@ -44,7 +44,7 @@ FLOAT32 = frozenset((
     "irfftn", "kl_div", "l1_loss", "lstsq", "lu_legacy", "lu_solve", "margin_ranking_loss", "matrix_rank",
     "max_unpool1d", "max_unpool2d", "max_unpool3d", "mse_loss", "multi_margin_loss", "multilabel_margin_loss",
     "nanquantile", "nll_loss", "ormqr", "pinverse", "poisson_nll_loss", "polar", "prod", "qr", "quantile", "rfft",
-    "rfftn", "smooth_l1_loss", "soft_margin_loss", "solve", "svd", "svdvals", "tensorinv", "tensorsolve",
+    "rfftn", "smooth_l1_loss", "soft_margin_loss", "solve", "stft", "svd", "svdvals", "tensorinv", "tensorsolve",
     "trace", "triangular_solve", "triplet_margin_loss", "view_as_complex",
 ))  # fmt: skip
 

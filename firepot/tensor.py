@@ -529,7 +529,7 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         raise TypeError(f"a tensor cannot be made of {type(value).__name__} with ragged or non-numeric elements")
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
-        if not isinstance(value, (np.ndarray, np.generic)) and dtype in (dtypes.float64, dtypes.complex128):
+        if dtype in (dtypes.float64, dtypes.complex128) and not _holds_double(value):
             dtype = default_dtype().to_complex() if dtype.is_complex else default_dtype()
     if array.dtype.kind == "c" and not dtype.is_complex:
         if np.any(array.imag):
@@ -539,6 +539,15 @@ def node_of(value: Any, dtype: DType | None = None) -> Node:
         node = data(array.shape, dtypes.float32, Buffer.from_numpy(array.astype(np.float32)))
         return ew.cast(node, dtype)
     return data(array.shape, dtype, Buffer.from_numpy(array.astype(dtype.numpy)))
+
+
+def _holds_double(value: Any) -> bool:
+    """Whether among nested numbers are NumPy's of double precision, which keep it; those of Python have none of their own."""
+    if isinstance(value, (list, tuple)):
+        if set(map(type, value)) <= {bool, int, float, complex}:
+            return False
+        return any(map(_holds_double, value))
+    return type(value) not in (bool, int, float, complex) and np.asarray(value).dtype in (np.float64, np.complex128)
 
 
 class _Default:

@@ -1,6 +1,6 @@
 """Sizes that vary from call to call under fp.jit: one program for all of them up to the next padded size.
 
-The arguments are copied to the padded size and the program masks what is surplus by itself (`transforms/enlarge.py`),
+The arguments are copied to the padded size and the program masks what is surplus by itself (`transforms/enlarge/`),
 so that the results, gradients and updates are those of the exact sizes. A size that is met for the first time is
 captured, which takes milliseconds; only a new padded size is compiled.
 """
@@ -26,7 +26,7 @@ from firepot.padding import lengthened, rounded_up
 from firepot.runtime.buffer import Buffer
 from firepot.tensor import Tensor, wrap
 from firepot.tracing import state
-from firepot.transforms.enlarge import Digit, Dimension, Enlargement, Unsupported, Value
+from firepot.transforms.enlarge import Digit, Dimension, Unsupported, Value, enlargement
 
 if TYPE_CHECKING:
     from firepot.compiler.execute import Executor
@@ -211,19 +211,19 @@ class VaryingSizes:
             if len(a.shape) != len(b.shape) or (a.shape != b.shape and role[0] not in ("argument", "own")):
                 raise Unsupported("the function reads state whose size varies")
             if role not in inputs:
-                inputs[role] = Value(data(b.shape, b.dtype), enlargement.dimensions(a, b), clean=True)
+                inputs[role] = Value(data(b.shape, b.dtype), rewriting.dimensions(a, b), clean=True)
             if inputs[role].node.shape != b.shape:
                 raise Unsupported("the function reads other tensors at another size")
             return inputs[role]
 
-        enlargement = Enlargement(leaf)
+        rewriting = enlargement(leaf)
         for true, padded in sizes:
-            enlargement.dimension(true, padded)
-        outputs = enlargement.rewrite(recorded.outputs, reference.outputs)
+            rewriting.dimension(true, padded)
+        outputs = rewriting.rewrite(recorded.outputs, reference.outputs)
         nodes = [o.node for o in outputs]
         graph = simplify.recorded(nodes)
         leaves = graph.leaves
-        number = {node: i for i, node in enumerate(enlargement.number_nodes)}
+        number = {node: i for i, node in enumerate(rewriting.number_nodes)}
         role_of = {value.node: role for role, value in inputs.items()}
         where = {role: i for i, role in enumerate(recorded.roles)}
         sources = [where[role_of[n]] if n in role_of else -1 - number[n] for n in leaves]
@@ -251,7 +251,7 @@ class VaryingSizes:
             self._programs[identity] = executor
         else:
             log.reused += 1
-        numbers = [_buffer(value, dtype) for value, dtype in enlargement.numbers]
+        numbers = [_buffer(value, dtype) for value, dtype in rewriting.numbers]
         cuts = {
             o: (value.digits, node.dtype)
             for o, (value, node) in enumerate(zip(outputs, recorded.outputs, strict=True))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 
-from firepot.compiler.plan import Plan, plan_of
+from firepot.compiler import subprogram
+from firepot.compiler.plan import Plan, code_of, plan_of
 from firepot.compiler.program import Program
 from firepot.graph.primitives.elementwise import BadIndex, bad_index
+from firepot.kernels.kernel import Kernel
 from firepot.runtime import engine, pool
 from firepot.runtime import program as runtime
 from firepot.runtime.buffer import Buffer
@@ -23,7 +26,7 @@ class Executor:
 
     Args:
         program: built, or the plan of one that was built before.
-        functions: of a plan: the native functions of its steps.
+        functions: of a plan: the native functions of its codes.
 
     plan: how it is run
     program: what it was built from; None where only the plan was known
@@ -31,30 +34,33 @@ class Executor:
 
     def __init__(self, program: Program | Plan, functions: Sequence[tuple[int, ...]] | None = None) -> None:
         if isinstance(program, Program):
-            alone = [step.kernel for step in program.steps if step.plan is None]
-            loaded = iter(engine.load(alone))
-            functions = [() if step.plan is not None else next(loaded) for step in program.steps]
+            kernels: list[Kernel] = []
+            for step in program.steps:
+                kernels += [step.kernel] if step.plan is None else subprogram.kernels(step.plan)
+            table = {code_of(k).digest: f for k, f in zip(kernels, engine.load(kernels), strict=True)}
             self.plan = plan = plan_of(program)
             self.program: Program | None = program
         else:
+            assert functions is not None
+            table = {code.digest: f for code, f in zip(program.codes(), functions, strict=True)}
             self.plan = plan = program
             self.program = None
         kept = [Buffer.empty(size) for size in plan.kept]
-        steps: list[runtime.Step | tuple[runtime.Step | runtime.Loop, ...]] = []
-        for number, step in enumerate(plan.steps):
-            operands = [runtime.Operand(*place) for place in step.operands]
-            if step.kept >= 0:
-                operands.append(runtime.Operand(kept[step.kept]))
-            elif step.workspace >= 0:
-                operands.append(runtime.Operand(runtime.ARENA, step.workspace))
-            if step.loop is not None:
-                steps.append(step.loop.steps(operands))
+        steps: list[runtime.AnyStep | tuple[runtime.AnyStep, ...]] = []
+        for block, (number, planned) in itertools.product(range(plan.blocks), enumerate(plan.steps)):
+            operands = plan.operands(planned, block)
+            if planned.kept >= 0:
+                operands.append(runtime.Operand(kept[planned.kept]))
+            elif planned.workspace >= 0:
+                operands.append(runtime.Operand(runtime.ARENA, planned.workspace))
+            if planned.loop is not None:
+                steps.append(subprogram.steps(planned.loop, operands))
                 continue
-            part = runtime.Part.REST if step.begun else runtime.Part.ALL
-            guard, kept_too = number == plan.guard, step.kept >= 0
-            steps.append(runtime.Step(step.kernel(), tuple(operands), guard, prepared=kept_too, part=part))
+            phases = (1 if planned.begun else 0, None)
+            guard, kept_too = number == plan.guard, planned.kept >= 0
+            steps.append(runtime.Step(planned.kernel(), tuple(operands), guard, prepared=kept_too, phases=phases))
         self.executable = runtime.Executable(
-            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=functions,
+            steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=table,
             frugal=plan.frugal,
         )  # fmt: skip
         self.donated = plan.donated
@@ -146,8 +152,10 @@ class Rehearsal:
         return time.perf_counter() - start
 
     def profile(self) -> list[float]:
-        """Seconds of each step in one run, with a barrier after each."""
-        return self._executable.profile(self._addresses(), self._ready)
+        """Seconds of each of the plan's steps in one run, in all blocks together, with a barrier after each."""
+        seconds = self._executable.profile(self._addresses(), self._ready)
+        count = len(self._executor.plan.steps)
+        return [sum(seconds[number::count]) for number in range(count)]
 
     def _addresses(self) -> list[int]:
         for i, copy in self._copies.items():

@@ -18,7 +18,7 @@ from firepot.kernels.kernel import Kernel
 from firepot.kernels.loops import Nest
 
 if TYPE_CHECKING:
-    from firepot.compiler.loop import Plan
+    from firepot.compiler.subprogram import Plan
     from firepot.kernels.llvm.convolution import Convolution
     from firepot.kernels.llvm.matmul import Matmul
 
@@ -38,7 +38,7 @@ class Access:
 @dataclass(frozen=True)
 class Step:
     """A kernel and its operands, each a stored value with an offset in bytes; the nodes it makes, its loop nest if any;
-    for a loop over other kernels, those; whether it makes its nodes a second time."""
+    for a loop over other kernels or a branch, those; whether it makes its nodes a second time."""
 
     kernel: Kernel
     operands: tuple[tuple[Storage, int], ...]
@@ -86,14 +86,17 @@ class Lowering:
     opaque: all nodes that will be lowered, for kernels that make several.
     share:  whether kernels may share what they make of an operand (see `share`).
     made:   those of them that a kernel of another one makes.
+    lanes:  bytes of the vectors in whose lanes the loops of procedures may run; 0 for none.
     """
 
     def __init__(
-        self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any, share: bool = False
-    ) -> None:
+        self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any, lanes: bool = True,
+        share: bool = False,
+    ) -> None:  # fmt: skip
         self.storage = storage
         self.opaque = opaque
         self.processor = processor
+        self.lanes: int = processor.vector_bytes if lanes else 0
         self.steps: list[Step] = []
         self.made: set[Node] = set()
         self._uses: Counter[Access | None] = Counter()  # by products, of each operand as it lies
@@ -170,7 +173,7 @@ class Lowering:
 
         description, (a, b) = self._convolution(node)
         nest, further = rebased(following.nest, following.operands)
-        epilogue = NestEpilogue(nest, following.finished, lane=following.lane)
+        epilogue = NestEpilogue(nest, following.finished, following.lane, following.finished.loops)
         operands = [(x.storage, x.offset * x.storage.dtype.size) for x in (a, b)]
         kernel = convolution.lower(description, epilogue, self.processor)
         self.steps.append(Step(kernel, (*operands, *further), tuple(roots)))
@@ -248,18 +251,43 @@ class Lowering:
         self._step(node, scatter.lower(description, self.processor), (x, updates, *indices), self.storage[node])
 
     def procedure(self, node: Node) -> None:
+        """The kernel of all outputs of a procedure, where the first of them is made."""
         from firepot.graph.primitives.procedure import sites
         from firepot.kernels.llvm import procedure
 
+        code = node.params[0]
+        outputs = range(len(code.outputs))
+        family = [
+            next((n for n in self.opaque if n.primitive is node.primitive and n.inputs == node.inputs
+                  and n.params == (code, number)), None)
+            for number in outputs
+        ]  # fmt: skip
+        made = [n for n in family if n is not None]
+        if node in self.made:
+            return
+        self.made.update(made)
         reads = [self.access(i) for i in node.inputs]
-        code, kept = node.params
-        description = procedure.Described(code, kept, tuple(a.strides for a in reads), sites(code))
-        self._step(node, procedure.lower(description), reads, self.storage[node])
+        description = procedure.Described(
+            code, tuple(n is not None for n in family), tuple(a.strides for a in reads), sites(code), self.lanes
+        )
+        operands = [(a.storage, a.offset * a.storage.dtype.size) for a in reads]
+        operands += [(s, s.offset * s.dtype.size) for s in (self.storage[n] for n in made)]
+        self.steps.append(Step(procedure.lower(description), tuple(operands), tuple(made)))
 
     def loop(self, node: Node) -> None:
         from firepot.compiler import loop
 
         loop.lower(self, node)
+
+    def branch(self, node: Node) -> None:
+        from firepot.compiler import loop
+
+        loop.lower_branch(self, node)
+
+    def while_loop(self, node: Node) -> None:
+        from firepot.compiler import loop
+
+        loop.lower_while(self, node)
 
     def argsort(self, node: Node) -> None:
         from firepot.kernels.llvm import rows

@@ -20,6 +20,7 @@ from firepot.compiler.execute import Executor
 from firepot.compiler.plan import from_bytes, to_bytes
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Primitive
+from firepot.graph.primitives.loop import Body
 from firepot.runtime import engine
 from firepot.runtime.processor import processor
 
@@ -62,7 +63,7 @@ def load(name: str) -> Executor | None:
     if data is None:
         return None
     plan = from_bytes(data)
-    functions = engine.find([step.code for step in plan.steps])
+    functions = engine.find(plan.codes())
     return None if functions is None else Executor(plan, functions)
 
 
@@ -73,7 +74,9 @@ def store(name: str, executor: Executor) -> None:
 
 @functools.cache
 def _compiler_key() -> bytes:
-    sources = engine.source_digest("compiler/*.py", "graph/**/*.py", "kernels/**/*.py", "runtime/*.py")
+    sources = engine.source_digest(
+        "compiler/*.py", "graph/**/*.py", "kernels/**/*.py", "runtime/*.py", "transforms/*.py"
+    )
     return f"plan\n{engine.target_key()}{processor()}\n{sources}\n".encode()
 
 
@@ -90,6 +93,10 @@ def _plain(value: Any) -> Any:
         return value
     if kind is DType:
         return ("dtype", value.name)
+    if kind is Body:
+        carries, slices, entries, results = value.key
+        operations = [e if len(e) == 2 else (_primitive(e[0]), _plain(e[1]), *e[2:]) for e in entries]
+        return ("body", carries, slices, operations, results)
     raise _NotPlain
 
 
@@ -98,12 +105,12 @@ _primitives: dict[str, Primitive] = {}
 
 
 def _primitive(primitive: Primitive) -> str:
-    """What a primitive is called. Those of the graph's own modules are told apart by class and name."""
+    """What a primitive is called. Firepot's own are told apart by class and name."""
     found = _names.get(primitive)
     if found is None:
         kind = type(primitive)
         found = f"{kind.__module__}.{kind.__qualname__} {primitive.name}"
-        if not found.startswith("firepot.graph.") or _primitives.setdefault(found, primitive) is not primitive:
+        if not found.startswith(("firepot.graph.", "firepot.transforms.")) or _primitives.setdefault(found, primitive) is not primitive:
             raise _NotPlain
         _names[primitive] = found
     return found

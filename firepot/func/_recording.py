@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
-from firepot.graph.node import Node
-from firepot.tracing import Trace
-
-if TYPE_CHECKING:
-    from firepot.tensor import Tensor
+from firepot.graph.node import Node, mark
+from firepot.jit import TraceError
+from firepot.tensor import Tensor, caller_site
+from firepot.tracing import Trace, state
 
 
 @dataclass
@@ -90,3 +89,57 @@ class Recording:
 
     def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
         raise NotImplementedError
+
+
+class NotRecordable(Exception):
+    """The function does what has no meaning before its values exist."""
+
+
+class Step(Recording):
+    """What the tensor module tells while the function runs on stand-ins."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(state.trace)
+        self.name = name
+        self.stand_ins: dict[int, Node] = {}
+
+    def read(self, tensor: Tensor) -> None:
+        known = id(tensor) in self._own or id(tensor) in self.touched
+        super().read(tensor)
+        if not known and tensor._value.owner is None:
+            # A node of its own, so that what is made of this tensor is told from what is made of equal values.
+            before = tensor._value
+            tensor._value = self.stand_ins[id(tensor)] = mark(before, before.requires_grad)
+
+    def record(self, call: Callable[[], Any]) -> tuple[Any, list[tuple[Touched, Node]]]:
+        """(what the function returns, the tensors from outside that it changed, with their new values).
+
+        All tensors are as before afterwards.
+
+        Raises: NotRecordable where it collects gradients; with no trace around it, where it looks at values.
+        """
+        state.trace = self
+        try:
+            result = call()
+            changed = [
+                (t, t.tensor._value)
+                for number, t in self.touched.items()
+                if t.tensor._value is not self.stand_ins.get(number, t.before)
+            ]
+            if self.grads:
+                raise NotRecordable
+            return result, changed
+        finally:
+            for t in self.touched.values():
+                t.tensor._value = t.before
+            for tensor, grad in self.grads.values():
+                tensor._grad = grad
+            state.trace = self.parent
+
+    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
+        if self.parent is None:
+            raise NotRecordable
+        instead = instead or "Use fp.where or fp.cond for a choice, keep the number as a tensor"
+        raise TraceError(
+            f"{what} at {caller_site()}: inside {self.name} a tensor has no value yet. {instead}, or do this outside"
+        )

@@ -1,8 +1,8 @@
 """Control flow over tensors: cond, scan, while_loop, map, with JAX's argument orders.
 
-scan is a loop of the native program over a body that is compiled once (`func/loop.py`). Programs have no branches so
-far: where values do not exist yet, inside fp.jit and fp.vmap, cond computes both branches and selects, and while_loop
-needs a bound. Elsewhere a condition is looked at. Derivatives are those of the operations, as always.
+scan is a loop of the native program over a body that is compiled once (`func/loop.py`). Where values do not exist yet,
+inside fp.jit, fp.vmap and fp.scan, so are while_loop and cond a loop and a branch of it (`func/branch.py`). Elsewhere a
+condition is looked at.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from firepot import tree
+from firepot.func.branch import branch, carried, one_bool, repeat_while
 from firepot.func.loop import loop
 from firepot.func.vectorise import vmap
 from firepot.graph import dtypes
-from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
-from firepot.graph.primitives import views
-from firepot.jit import TraceError
 from firepot.ops.shape import select, stack
-from firepot.tensor import Tensor, caller_site, node_of, wrap
+from firepot.tensor import Tensor, wrap
 from firepot.tracing import state
 
 
@@ -30,8 +28,16 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
         pred: a Python bool, or a tensor of one element.
         true_fn, false_fn: from the operands to trees of tensors of equal structure, shapes and dtypes.
 
-    Inside fp.jit and fp.vmap both branches are computed and one is selected. Then an infinite or undefined derivative
-    of the branch that is not selected makes the whole derivative NaN, as with fp.where: keep its arguments in range.
+    Inside fp.jit both functions run once to be recorded, and each call of the program computes one branch. So does the
+    derivative, which computes the branch once more. In-place changes of a branch, of parameters and running statistics
+    too, happen where it is taken; backward() inside a branch is a TraceError there.
+
+    Where fp.vmap makes the condition differ from example to example, and for complex numbers, both branches are computed
+    and the results selected. Then an infinite or undefined derivative of the branch that is not selected makes the whole derivative
+    NaN, as with fp.where: keep its arguments in range.
+
+    Raises: RuntimeError for a condition of more than one element; inside fp.jit and fp.vmap TypeError where the results
+        of the branches do not agree.
 
     >>> x = fp.tensor([4.0, 9.0])
     >>> fp.cond(x.sum() > 0, fp.sqrt, lambda x: x * 0, x)
@@ -43,40 +49,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
         raise RuntimeError(f"cond: the condition must have one element, its shape is {list(pred.shape)}")
     if state.trace is None:
         return (true_fn if bool(pred.detach()) else false_fn)(*operands)
-    return _selected(pred._node, true_fn(*operands), false_fn(*operands), "cond")
-
-
-def _selected(pred: Node, yes: Any, no: Any, what: str) -> Any:
-    first, structure = tree.flatten(yes)
-    second, other = tree.flatten(no)
-    if structure != other:
-        raise TypeError(f"{what}: the results have different structures: {structure} and {other}")
-    pred = views.reshape(ew.ne(pred, ew.like(pred, 0)) if pred.dtype.kind != "b" else pred, ())
-    found = []
-    for a, b in zip(first, second, strict=True):
-        x, y = node_of(a), node_of(b)
-        _same(x, y, what)
-        found.append(wrap(ew.where(views.expand(pred, x.shape), x, y)))
-    return tree.unflatten(structure, found)
-
-
-def _same(a: Node, b: Node, what: str) -> None:
-    if a.shape != b.shape or a.dtype is not b.dtype:
-        raise TypeError(
-            f"{what}: the results must agree in shape and dtype, got {a.dtype.name}{list(a.shape)} and "
-            f"{b.dtype.name}{list(b.shape)}"
-        )
-
-
-def _carried(before: Any, after: Any, what: str) -> Any:
-    """`after`, which must be of the same form as `before`."""
-    first, structure = tree.flatten(before)
-    second, other = tree.flatten(after)
-    if structure != other:
-        raise TypeError(f"{what}: the function changed the structure of what it carries, {structure}, to {other}")
-    for a, b in zip(first, second, strict=True):
-        _same(node_of(a), node_of(b), f"{what}: what is carried")
-    return after
+    return branch(one_bool(pred, "cond")._node, (true_fn, false_fn), operands)
 
 
 def scan(
@@ -121,7 +94,7 @@ def scan(
         result = f(carry, x)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"scan: the function must return (carry, y), got {type(result).__name__}")
-        return _carried(carry, result[0], "scan"), result[1]
+        return carried(carry, result[0], "scan"), result[1]
 
     found = loop(step, init, given, count, reverse, "fp.scan")
     return found if found is not None else _stepwise(step, init, given, count, reverse)
@@ -148,42 +121,37 @@ def while_loop(
     Args:
         cond_fun: from the value to a tensor of one element.
         body_fun: from the value, a tree of tensors, to the next of equal structure, shapes and dtypes.
-        maximum: a bound on the number of steps. Inside fp.jit and fp.vmap it is needed: so many steps are computed,
-            those after the end without effect.
+        maximum: a bound on the number of steps.
 
-    Raises: TraceError inside fp.jit or fp.vmap without `maximum`.
+    Inside fp.jit both functions run once to be recorded, and the program runs as many steps as the values ask for.
+    Such a loop has a derivative in forward mode (fp.jvp). In reverse mode (backward, fp.grad) it has one with
+    `maximum`, which says for how many steps there must be memory; without, that is a RuntimeError. Outside fp.jit
+    there is always one. Under fp.vmap the loop runs until the condition holds for no example; those that have ended
+    keep their values.
+
+    >>> fp.while_loop(lambda x: x < 100, lambda x: x * 2, fp.tensor(3))
+    tensor(192)
     """
     value, steps = init_val, 0
     if state.trace is None:
         while maximum is None or steps < maximum:
-            if not bool(_condition(cond_fun(value)).detach()):
+            if not bool(one_bool(cond_fun(value), "while_loop").detach()):
                 break
-            value = _carried(value, body_fun(value), "while_loop")
+            value = carried(value, body_fun(value), "while_loop")
             steps += 1
         return value
     if maximum is None:
-        raise TraceError(
-            f"while_loop at {caller_site()}: inside fp.jit and fp.vmap the number of steps cannot depend on values; give "
-            "maximum=, use fp.scan for a known number of steps, or do this outside"
-        )
+        return repeat_while(cond_fun, body_fun, init_val)
+    if not maximum:
+        return init_val
 
     def step(carry: Any, _: Any) -> tuple[Any, None]:
         running, value = carry
-        going = ew.and_(running._node, views.reshape(_condition(cond_fun(value))._node, ()))
-        after = _carried(value, body_fun(value), "while_loop")
-        return (wrap(going), _selected(going, after, value, "while_loop")), None
+        going = wrap(ew.and_(running._node, one_bool(cond_fun(value), "while_loop")._node))
+        return (going, cond(going, lambda v: carried(v, body_fun(v), "while_loop"), lambda v: v, value)), None
 
-    if not maximum:
-        return init_val
     (_, value), _ = scan(step, (wrap(ew.full((), True, dtypes.bool_)), init_val), length=maximum)
     return value
-
-
-def _condition(found: Any) -> Tensor:
-    tensor = wrap(node_of(found))
-    if tensor._value.size != 1:
-        raise RuntimeError(f"while_loop: the condition must have one element, its shape is {list(tensor.shape)}")
-    return tensor != 0 if tensor.dtype.kind != "b" else tensor
 
 
 def map(f: Callable[..., Any], xs: Any, *, chunk_size: int | None = None) -> Any:

@@ -27,7 +27,7 @@ from firepot.graph.node import Node, data, detach, grad_mode, mark, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.tensor import Tensor, compute, wrap
 from firepot.tracing import state
-from firepot.transforms.differentiate import gradients
+from firepot.transforms.differentiate import gradients, transposing
 
 
 def grad(func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -181,16 +181,18 @@ class _Linear:
         self._marks = [*by.marks, *self._weights.values()]
         before, grad_mode.enabled = grad_mode.enabled, True
         try:
-            found = gradients(self._weights, by.marks, True)
+            with transposing():
+                found = gradients(self._weights, by.marks, True)
         finally:
             grad_mode.enabled = before
         self._pulled = [found.get(m) for m in by.marks]
 
     def push_forward(self, tangents: Sequence[Node]) -> list[Node]:
         pairs = [(p, t) for p, t in zip(self._pulled, tangents, strict=True) if p is not None]
-        found = _pull_back(
-            self._marks, [p for p, _ in pairs], [t for _, t in pairs], list(self._weights.values())
-        )
+        with transposing():
+            found = _pull_back(
+                self._marks, [p for p, _ in pairs], [t for _, t in pairs], list(self._weights.values())
+            )
         by_weight = dict(zip(self._weights.values(), found, strict=True))
         return [by_weight[self._weights[o]] if o in self._weights else ew.like(o, 0) for o in self.outputs]
 

@@ -6,64 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from firepot import tree
-from firepot.func._recording import Recording, Touched
+from firepot.func._recording import NotRecordable, Step
 from firepot.graph.node import Node, data, detach, grad_mode, mark
-from firepot.jit import TraceError
-from firepot.tensor import Tensor, caller_site, node_of, wrap
+from firepot.tensor import Tensor, node_of, wrap
 from firepot.tracing import state
-from firepot.transforms.loop import closed, rows_of, run
-
-
-class _NotALoop(Exception):
-    """The function does what has no meaning for all steps at once."""
-
-
-class _Step(Recording):
-    """What the tensor module tells while the function runs on stand-ins."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(state.trace)
-        self.name = name
-        self.stand_ins: dict[int, Node] = {}
-
-    def read(self, tensor: Tensor) -> None:
-        known = id(tensor) in self._own or id(tensor) in self.touched
-        super().read(tensor)
-        if not known and tensor._value.owner is None:
-            # A node of its own, so that what is made of this tensor is told from what is made of equal values.
-            before = tensor._value
-            tensor._value = self.stand_ins[id(tensor)] = mark(before, before.requires_grad)
-
-    def record(self, call: Callable[[], Any]) -> tuple[Any, list[tuple[Touched, Node]]]:
-        """(what the function returns, the tensors from outside that it changed, with their new values).
-
-        All tensors are as before afterwards. Raises _NotALoop.
-        """
-        state.trace = self
-        try:
-            result = call()
-            changed = [
-                (t, t.tensor._value)
-                for number, t in self.touched.items()
-                if t.tensor._value is not self.stand_ins.get(number, t.before)
-            ]
-            if self.grads or any(t.before.owner is not None for t, _ in changed):
-                raise _NotALoop
-            return result, changed
-        finally:
-            for t in self.touched.values():
-                t.tensor._value = t.before
-            for tensor, grad in self.grads.values():
-                tensor._grad = grad
-            state.trace = self.parent
-
-    def refuse(self, what: str, value: Node | None = None, instead: str = "") -> None:
-        if self.parent is None:
-            raise _NotALoop
-        instead = instead or "Use fp.where or fp.cond for a choice, keep the number as a tensor"
-        raise TraceError(
-            f"{what} at {caller_site()}: inside {self.name} a tensor has no value yet. {instead}, or do this outside"
-        )
+from firepot.transforms.body import closed
+from firepot.transforms.loop import rows_of, run
 
 
 def loop(
@@ -90,10 +38,12 @@ def loop(
         values = [wrap(h) for h in handles]
         return step(tree.unflatten(structure, values[: len(begin)]), values[len(begin) :])
 
-    recording = _Step(name)
+    recording = Step(name)
     try:
         (after, made), changed = recording.record(call)
-    except _NotALoop:
+    except NotRecordable:
+        return None
+    if any(t.before.owner is not None for t, _ in changed):  # parameters, which begin to collect gradients anew
         return None
     results = [node_of(v) for v in tree.leaves(after)]
     stacked, made_structure = tree.flatten(made)

@@ -6,12 +6,9 @@ in 0 … size − 1; `Element` and `Store` check that, and end the kernel where 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from firepot.graph.dtypes import DType, int64
-
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,24 @@ class Leave:
     word: str
 
 
-Statement = Assign | Store | Range | Parallel | While | If | Leave
+@dataclass(frozen=True)
+class Lanes:
+    """A loop whose turns run in the lanes of vectors, those of its last variable where it has several. Made by
+    kernels.lanes, not part of a Procedure.
+
+    varying: variables that differ from lane to lane
+    slopes:  those that grow evenly from lane to lane, and by how much
+    folds:   variables that gather something over the turns, and by what operation
+    """
+
+    loop: Range | Parallel
+    lanes: int
+    varying: tuple[str, ...]
+    slopes: tuple[tuple[str, int], ...]
+    folds: tuple[tuple[str, str], ...]
+
+
+Statement = Assign | Store | Range | Parallel | While | If | Leave | Lanes
 
 
 @dataclass(frozen=True)
@@ -125,11 +139,6 @@ class Array:
     dtype: DType
     shape: tuple[int, ...]
     output: bool
-
-
-def room(a: Array) -> int:
-    """Bytes between an output's start and that of the next one in its block."""
-    return -(-math.prod(a.shape) * a.dtype.size // _ALIGNMENT) * _ALIGNMENT
 
 
 class Procedure:

@@ -26,6 +26,7 @@ from firepot.ops.rearrange import *  # noqa: F403
 from firepot.ops.reduction import *  # noqa: F403
 from firepot.ops.reindex import *  # noqa: F403
 from firepot.ops.shape import *  # noqa: F403
+from firepot.ops.short_time import *  # noqa: F403
 from firepot.ops.sorting import *  # noqa: F403
 from firepot.ops.special import i0 as i0
 from firepot.ops.special import igamma as igamma

@@ -24,6 +24,7 @@ from firepot.ops import (
     rearrange,
     reduction,
     shape,
+    short_time,
     sorting,
     special,
     statistics,
@@ -61,6 +62,7 @@ _SAME_NAME = {
     legacy: "cholesky cholesky_inverse cholesky_solve det geqrf inverse logdet lu lu_solve matrix_exp norm orgqr ormqr "
     "pinverse qr slogdet svd triangular_solve",
     sorting: "sort argsort msort topk kthvalue median nanmedian mode quantile nanquantile unique unique_consecutive",
+    short_time: "stft istft",
     random: "bernoulli multinomial",
     creation: "clone",
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
+import warnings
 from typing import Any, NamedTuple
 
 from firepot.autocast_mode import autocasts
@@ -282,8 +283,9 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> T
 
 def _complex_norm(x: Node, p: Any, dim: Any, keepdim: bool) -> Tensor:
     if p == "fro" or p == 2:  # the norm of all parts
-        return norm(wrap(views.concatenate([views.reshape(v, (1, *x.shape)) for v in (ew.real(x), ew.imag(x))], 0)), 2,
-                    [0, *(d + 1 for d in axes_of(dim, len(x.shape), "norm"))], keepdim)  # fmt: skip
+        parts = views.concatenate([views.reshape(v, (1, *x.shape)) for v in (ew.real(x), ew.imag(x))], 0)
+        size = norm(wrap(parts), 2, [0, *(d + 1 for d in axes_of(dim, len(x.shape), "norm"))], keepdim)
+        return wrap(views.reshape(size._node, size.shape[1:])) if keepdim else size
     from firepot.ops.arithmetic import abs
 
     return norm(abs(wrap(x)), p, dim, keepdim)
@@ -299,9 +301,19 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return wrap(_keep(ew.add(ew.log(total), safe), x.shape, axes, keepdim))
 
 
+def _converted(x: Node, dtype: DType | None) -> Node:
+    """The elements in the dtype asked for; only real parts of complex ones, with PyTorch's warning, if it is real."""
+    if dtype is None:
+        return floating(x)
+    if x.dtype.is_complex and not dtype.is_complex:
+        warnings.warn(f"{x.dtype.name} as {dtype.name} discards the imaginary part", stacklevel=3)
+        x = ew.real(x)
+    return ew.cast(x, dtype)
+
+
 def softmax(input: Tensor, dim: int, dtype: DType | None = None) -> Tensor:
     """exp(x) / Σ exp(x) along a dimension."""
-    x = floating(input._node) if dtype is None else ew.cast(input._node, dtype)
+    x = _converted(input._node, dtype)
     axis = (axis_of(dim, len(x.shape), "softmax"),) if x.shape else ()
     top = detach(rd.restore(rd.reduce("max", x, axis), x.shape, axis))
     e = ew.unary("exp", ew.sub(x, top))
@@ -310,7 +322,7 @@ def softmax(input: Tensor, dim: int, dtype: DType | None = None) -> Tensor:
 
 def log_softmax(input: Tensor, dim: int, dtype: DType | None = None) -> Tensor:
     """x − log Σ exp(x) along a dimension."""
-    x = floating(input._node) if dtype is None else ew.cast(input._node, dtype)
+    x = _converted(input._node, dtype)
     axis = (axis_of(dim, len(x.shape), "log_softmax"),) if x.shape else ()
     top = detach(rd.restore(rd.reduce("max", x, axis), x.shape, axis))
     away = ew.sub(x, top)

@@ -18,3 +18,4 @@ from firepot.optim.adaptive import Rprop as Rprop
 from firepot.optim.lbfgs import LBFGS as LBFGS
 from firepot.optim.optimizer import Optimizer as Optimizer
 from firepot.optim.sgd import SGD as SGD
+from firepot.optim.sparse import SparseAdam as SparseAdam

@@ -20,9 +20,8 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, NamedTuple
 
 from firepot.kernels.kernel import Kernel
@@ -31,17 +30,6 @@ from firepot.runtime.buffer import Buffer, size_class
 
 ARENA = walker.ARENA_BASE
 FIRST = walker.FIRST_FREE_BASE
-
-
-class Part(Enum):
-    """The phases of a kernel that a step runs: where the first prepares (`Kernel.prepares`), others may share it."""
-
-    ALL = "all"
-    FIRST = "first"
-    REST = "rest"
-
-    def of(self, phases: tuple[int, ...]) -> tuple[int, ...]:
-        return phases if self is Part.ALL else phases[:1] if self is Part.FIRST else phases[1:]
 
 
 class Operand(NamedTuple):
@@ -63,9 +51,10 @@ class Step:
     prepared:    its workspace is kept from run to run, so that runs may leave out its first phase (`Kernel.prepares`)
     guard:       do not start if an earlier kernel recorded an error, and end the run: for kernels that
                  overwrite state in place
+    phases:      the first of the kernel's phases that runs here, and the one before which it ends: (1, None) where an
+                 earlier step with the same workspace has run the first
     independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier
                  before
-    part:        the phases that it runs; REST where an earlier step with the same workspace has run the first
     """
 
     kernel: Kernel
@@ -73,7 +62,7 @@ class Step:
     guard: bool = False
     independent: bool = False
     prepared: bool = False
-    part: Part = Part.ALL
+    phases: tuple[int, int | None] = (0, None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,31 @@ class Loop:
     """Steps that run `count` times (at least once), one time after the other."""
 
     count: int
-    body: tuple[Step | Loop, ...]
+    body: tuple[AnyStep, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """`then` where the byte at the operand is not zero, else `otherwise`. Neither writes that byte."""
+
+    condition: Operand
+    then: tuple[AnyStep, ...]
+    otherwise: tuple[AnyStep, ...]
+
+
+@dataclass(frozen=True)
+class While:
+    """`test`, and as long as the byte at the operand is not zero then, `body` and `test` again.
+
+    Ends with the run where a kernel recorded an error: what it went on with may never let the test fail.
+    """
+
+    test: tuple[AnyStep, ...]
+    condition: Operand
+    body: tuple[AnyStep, ...]
+
+
+AnyStep = Step | Loop | Branch | While
 
 
 class Error(NamedTuple):
@@ -137,14 +150,14 @@ class Executable:
     arena_bytes: memory for intermediates
     repeatable:  no step overwrites what the program was given, so a run may end half-way and begin again
     frugal:      let an arena go that is larger than this program needs
-    functions:   the native functions of each step; None: the engine is asked for them
+    functions:   the native functions of kernels by their keys; the engine is asked for those of others
 
     Raises CompileError where LLVM refuses a kernel's text, ValueError where an operand's base does not exist.
     """
 
     def __init__(
-        self, steps: Sequence[Step | Loop | tuple[Step | Loop, ...]], bases: int, arena_bytes: int = 0,
-        arena: Arena = _arena, repeatable: bool = False, functions: Sequence[tuple[int, ...]] | None = None,
+        self, steps: Sequence[AnyStep | tuple[AnyStep, ...]], bases: int, arena_bytes: int = 0,
+        arena: Arena = _arena, repeatable: bool = False, functions: Mapping[str, tuple[int, ...]] | None = None,
         frugal: bool = False,
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
@@ -155,9 +168,7 @@ class Executable:
         self.repeatable = repeatable
         self.frugal = frugal
         self._arena = arena
-        table: dict[str, tuple[int, ...]] = {}
-        if functions is not None:
-            table = {s.kernel.key: f for s, f in zip(self.steps, functions, strict=True) if isinstance(s, Step)}
+        table = dict(functions or {})
         missing = {step.kernel.key: step.kernel for step in kernels if step.kernel.key not in table}
         table.update(zip(missing, engine.load(list(missing.values())), strict=True))
         self._constants = [
@@ -203,9 +214,12 @@ class Executable:
             threads = self._prepare(call)
             self._native.run_timed(threads.address, program.address, call, ctypes.addressof(times))
         seconds = [0.0] * len(self.steps)
+        before = times[0]
         for number, step in enumerate(record_steps):
-            if times[number + 1]:
-                seconds[step] += (times[number + 1] - times[number]) * 1e-9
+            now = times[number + 1]
+            if now > before:  # else it did not run, or not in the last turn of the loop that it is in
+                seconds[step] += (now - before) * 1e-9
+                before = now
         return seconds
 
     def _call_block(self, addresses: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
@@ -250,13 +264,13 @@ class Executable:
             address + operands_at,
             *(address + loops_at, len(plan.loops)),
         )
-        for number, (function, first_slot, flags) in enumerate(records):
+        for number, (function, first_slot, flags, target) in enumerate(records):
             if flags & walker.LOOP:
                 function = address + loops_at + walker.LOOP_BYTES * function
-            operands = address + operands_at + 8 * first_slot
+            operands = address + operands_at + 8 * first_slot if first_slot >= 0 else 0
             span = _span_length(records, number)
             at = records_at + number * walker.RECORD_BYTES
-            struct.pack_into("=qqiiq", native, at, function, operands, flags, span, 0)
+            struct.pack_into("=qqiiq", native, at, function, operands, flags, span, target)
         for number, slot in enumerate(slots):
             struct.pack_into("=qq", native, slots_at + number * walker.SLOT_BYTES, *slot)
         for number, loop in enumerate(plan.loops):
@@ -273,7 +287,7 @@ class Executable:
         return memory, plan.record_steps
 
     def _add(
-        self, plan: _Plan, number: int, step: Step | Loop | tuple[Step | Loop, ...],
+        self, plan: _Plan, number: int, step: AnyStep | tuple[AnyStep, ...],
         functions: dict[str, tuple[int, ...]], leave_out: bool, depth: int = 0,
     ) -> None:  # fmt: skip
         """The records and slots of a step, which is inside `depth` loops."""
@@ -283,18 +297,32 @@ class Executable:
             return
         if isinstance(step, Loop):
             first_record, first_slot = len(plan.records), len(plan.slots)
-            for inner in step.body:
-                self._add(plan, number, inner, functions, leave_out, depth + 1)
+            self._add(plan, number, step.body, functions, leave_out, depth + 1)
             strides = [s[depth] if depth < len(s) else 0 for s in plan.strides[first_slot:]]
-            plan.records.append((len(plan.loops), first_slot, walker.SERIAL | walker.JOIN | walker.LOOP))
-            plan.record_steps.append(number)
+            plan.add(number, walker.SERIAL | walker.JOIN | walker.LOOP, len(plan.loops), first_slot)
             plan.loops.append(_LoopPlan(step.count, first_record, first_slot, strides))
+            return
+        if isinstance(step, Branch):
+            unless = self._jump(plan, number, step.condition)
+            self._add(plan, number, step.then, functions, leave_out, depth)
+            end = self._jump(plan, number)
+            plan.aim(unless)
+            self._add(plan, number, step.otherwise, functions, leave_out, depth)
+            plan.aim(end)
+            return
+        if isinstance(step, While):
+            begin = len(plan.records)
+            self._add(plan, number, step.test, functions, leave_out, depth)
+            unless = self._jump(plan, number, step.condition)
+            self._add(plan, number, step.body, functions, leave_out, depth)
+            plan.aim(self._jump(plan, number, guard=True), begin)
+            plan.aim(unless)
             return
         phases = functions[step.kernel.key]
         first_slot = len(plan.slots)
-        plan.slots.extend(self._slot(step, operand) for operand in step.operands)
+        plan.slots.extend(self._slot(f"kernel {step.kernel.label}", operand) for operand in step.operands)
         plan.strides.extend(operand.strides for operand in step.operands)
-        left = (Part.REST if leave_out and step.prepared else step.part).of(phases)
+        left = phases[1:] if leave_out and step.prepared else phases[slice(*step.phases)]
         for phase, function in enumerate(left):
             flags = 0 if step.kernel.parallel else walker.SERIAL
             apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
@@ -302,16 +330,25 @@ class Executable:
                 flags |= walker.JOIN
             if phase == 0 and step.guard:
                 flags |= walker.GUARD
-            plan.records.append((function, first_slot, flags))
-            plan.record_steps.append(number)
+            plan.add(number, flags, function, first_slot)
 
-    def _slot(self, step: Step, operand: Operand) -> tuple[int, int]:
+    def _jump(self, plan: _Plan, number: int, condition: Operand | None = None, guard: bool = False) -> int:
+        """A record from which the run goes on elsewhere unless the condition holds; its number."""
+        first_slot = -1
+        if condition is not None:
+            first_slot = len(plan.slots)
+            plan.slots.append(self._slot("a condition", condition))
+            plan.strides.append(condition.strides)
+        flags = walker.SERIAL | walker.JOIN | walker.JUMP | (walker.GUARD if guard else 0)
+        return plan.add(number, flags, 0, first_slot)
+
+    def _slot(self, label: str, operand: Operand) -> tuple[int, int]:
         base = operand.base
         if isinstance(base, Buffer):
             return walker.ABSOLUTE_BASE, base.address + operand.offset
         if not ARENA <= base < FIRST + self.bases:
             raise ValueError(
-                f"kernel {step.kernel.label}: base {base} of an operand does not exist; the program has the "
+                f"{label}: base {base} of an operand does not exist; the program has the "
                 f"arena ({ARENA}) and {self.bases} addresses ({FIRST} to {FIRST + self.bases - 1})"
             )
         return base, operand.offset
@@ -326,26 +363,40 @@ class _LoopPlan:
 
 
 class _Plan:
-    """A native program to be: records (function or number of a loop, first slot, flags) with the step of each, slots
-    with the strides of each, loops."""
+    """A native program to be: records (function or number of a loop, first slot, flags, target) with the step of each,
+    slots with the strides of each, loops."""
 
     def __init__(self) -> None:
-        self.records: list[tuple[int, int, int]] = []
+        self.records: list[tuple[int, int, int, int]] = []
         self.record_steps: list[int] = []
         self.slots: list[tuple[int, int]] = []
         self.strides: list[tuple[int, ...]] = []
         self.loops: list[_LoopPlan] = []
 
+    def add(self, step: int, flags: int, function: int, first_slot: int) -> int:
+        """Append a record; its number."""
+        self.records.append((function, first_slot, flags, 0))
+        self.record_steps.append(step)
+        return len(self.records) - 1
 
-def _kernel_steps(steps: Sequence[Step | Loop | tuple[Step | Loop, ...]]) -> Iterator[Step]:
+    def aim(self, jump: int, target: int | None = None) -> None:
+        """Let a jump lead to a record, the next one by default."""
+        self.records[jump] = (*self.records[jump][:3], len(self.records) if target is None else target)
+
+
+def _kernel_steps(steps: Sequence[AnyStep | tuple[AnyStep, ...]]) -> Iterator[Step]:
     for step in steps:
         if isinstance(step, Step):
             yield step
+        elif isinstance(step, tuple):
+            yield from _kernel_steps(step)
+        elif isinstance(step, Branch):
+            yield from _kernel_steps((*step.then, *step.otherwise))
         else:
-            yield from _kernel_steps(step.body if isinstance(step, Loop) else step)
+            yield from _kernel_steps((*step.test, *step.body) if isinstance(step, While) else step.body)
 
 
-def _span_length(records: list[tuple[int, int, int]], start: int) -> int:
+def _span_length(records: list[tuple[int, int, int, int]], start: int) -> int:
     """How many parallel records from `start` on can run without a barrier between them."""
     if records[start][2] & walker.SERIAL:
         return 1

@@ -23,6 +23,7 @@ SERIAL = 1  # thread 0 alone runs it
 JOIN = 2  # all earlier records must have ended
 GUARD = 4  # the run ends here if an error was recorded; comes with JOIN
 LOOP = 8  # the end of a loop's body, back to its begin until it has run often enough; comes with SERIAL and JOIN
+JUMP = 16  # on with record `target` unless the byte at the operand is non-zero; comes with SERIAL and JOIN
 
 RECORD_BYTES = 32
 SLOT_BYTES = 16
@@ -49,8 +50,8 @@ _TYPES = """
 %pool = type { i32, i32, ptr, i64, ptr, i64, ptr, [80 x i8],
                i32, [124 x i8], i32, [124 x i8], i32, [124 x i8], i32, i32 }
 
-; 0 function (at the end of a loop: the %loop), 1 operand pointers, 2 flags, 3 length of the span: parallel records
-; from here without a join
+; 0 function (at the end of a loop: the %loop), 1 operand pointers (of a jump without condition: null), 2 flags,
+; 3 length of the span: parallel records from here without a join, 4 target of a jump
 %record = type { ptr, ptr, i32, i32, i64 }
 
 ; An operand pointer is bases[base] + offset.
@@ -342,9 +343,10 @@ prepare:
   br label %next
 
 next:                                             ; `open`: workers may still be at a span
-  %i = phi i64 [ 0, %prepare ], [ %i.serial, %serial.end ], [ %i.parallel, %parallel.end ], [ %i.loop, %loop.end ]
+  %i = phi i64 [ 0, %prepare ], [ %i.serial, %serial.end ], [ %i.parallel, %parallel.end ], [ %i.loop, %loop.end ],
+              [ %i.jump, %jump.end ]
   %open = phi i1 [ false, %prepare ], [ %open.here, %serial.end ], [ OPEN_AFTER, %parallel.end ],
-                 [ false, %loop.end ]
+                 [ false, %loop.end ], [ false, %jump.end ]
   %more = icmp slt i64 %i, %count
   br i1 %more, label %record, label %finish
 
@@ -386,9 +388,32 @@ guard:
   br i1 %failed, label %finish, label %go
 
 go:
+  %control.bits = and i32 %flags, 24
+  %is.control = icmp ne i32 %control.bits, 0
+  br i1 %is.control, label %control, label %kernel
+control:
+  %behind = add i64 %i, 1
   %loop.bit = and i32 %flags, 8
   %is.loop = icmp ne i32 %loop.bit, 0
-  br i1 %is.loop, label %loop, label %kernel
+  br i1 %is.loop, label %loop, label %jump
+
+jump:
+  %target.p = getelementptr %record, ptr %this, i32 0, i32 4
+  %target = load i64, ptr %target.p
+  %condition.p = load ptr, ptr %record.operands.p
+  %no.condition = icmp eq ptr %condition.p, null
+  br i1 %no.condition, label %jump.end, label %look
+look:
+  %condition = load ptr, ptr %condition.p
+  %byte = load i8, ptr %condition
+  %holds = icmp ne i8 %byte, 0
+  br label %jump.end
+jump.end:
+  %stays = phi i1 [ false, %jump ], [ %holds, %look ]
+  %i.jump = select i1 %stays, i64 %behind, i64 %target
+  TIME_JUMP
+  br label %next
+
 kernel:
   br i1 %is.serial, label %serial, label %parallel
 
@@ -410,7 +435,6 @@ loop:                                             ; once more with every operand
   %again = icmp slt i64 %ran.now, %repeats
   %ran.kept = select i1 %again, i64 %ran.now, i64 0
   store i64 %ran.kept, ptr %ran.p
-  %behind = add i64 %i, 1
   %i.loop = select i1 %again, i64 %begin, i64 %behind
   %all.back = sub i64 1, %repeats
   %by = select i1 %again, i64 1, i64 %all.back
@@ -496,6 +520,7 @@ _PLAIN_PIECES = {
     "TIME_SERIAL": "",
     "TIME_PARALLEL": "",
     "TIME_LOOP": "",
+    "TIME_JUMP": "",
     "OPEN_AFTER": "%shared",
     "LENGTH": "%length32 = load i32, ptr %length.p\n  %length = zext i32 %length32 to i64",
 }
@@ -513,6 +538,7 @@ timed.join:
 timed.end:
   call void @record_time(ptr %times, i64 %i.parallel)""",
     "TIME_LOOP": "call void @record_time(ptr %times, i64 %behind)",
+    "TIME_JUMP": "call void @record_time(ptr %times, i64 %behind)",
     "OPEN_AFTER": "false",
     "LENGTH": "%length = add i64 0, 1",
 }

@@ -28,6 +28,10 @@ class Batch:
             self._first = placeholder.sequence
         self._known[placeholder] = value
 
+    def anywhere(self) -> None:
+        """Expect what depends on a placeholder among nodes of any age: placeholders may be younger than it."""
+        self._first = -1
+
     def extended(self) -> Batch:
         """A rewriting that starts with what this one knows."""
         other = Batch(self.size)
@@ -49,6 +53,11 @@ class Batch:
         return tuple(
             i if b else views.expand(i, (self.size, *i.shape)) for i, b in zip(inputs, batched, strict=True)
         )
+
+    def spread_all(self, outputs: Sequence[Node]) -> list[Node]:
+        """The outputs for all examples; those that are the same for all are repeated."""
+        found = self.rewrite(outputs)
+        return [views.expand(o, (self.size, *o.shape)) if f is None else f for o, f in zip(outputs, found, strict=True)]
 
     def _rewrite(self, outputs: Sequence[Node]) -> None:
         known = self._known

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from firepot.graph.node import Node, data_primitive, grad_mode, mark_primitive, severed_primitive, topological, variable
 from firepot.graph.primitives import elementwise as ew
@@ -10,6 +12,23 @@ from firepot.tracing import state
 from firepot.transforms.accumulate import accumulate
 from firepot.transforms.recompute import Copies
 
+
+class _Transposing(threading.local):
+    """Whether gradients are taken to be transposed again: what is linear in them and cannot be computed is no error
+    then, as it will vanish."""
+
+    active = False
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        before, self.active = self.active, True
+        try:
+            yield
+        finally:
+            self.active = before
+
+
+transposing = _Transposing()
 Hook = Callable[[Node, Node], Node]
 
 

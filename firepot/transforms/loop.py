@@ -8,19 +8,20 @@ computes the body once more; so loops have derivatives of any order, and batchin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Opaque, Shape, apply, data, grad_mode, mark, mark_primitive, topological
+from firepot.graph.node import Batching, Node, Opaque, Shape, apply, data, grad_mode, mark, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.graph.primitives.contract import contract, contract_primitive
+from firepot.graph.primitives.contract import contract, contract_primitive, convolve_primitive
 from firepot.graph.primitives.loop import Body, Piece, pieces, pitch_of
 from firepot.transforms import recompute
 from firepot.transforms.accumulate import worth_joining
 from firepot.transforms.batch import Batch
-from firepot.transforms.differentiate import gradients
+from firepot.transforms.body import add_to, closed, nonzero, part_of, row_of
+from firepot.transforms.differentiate import gradients, transposing
 
 
 class Loop(Opaque):
@@ -57,11 +58,6 @@ class Loop(Opaque):
 loop_primitive = Loop()
 
 
-def row_of(x: Node) -> Node:
-    """A value as the loop reads it: in one dimension."""
-    return views.reshape(x, (x.size,))
-
-
 def rows_of(x: Node) -> Node:
     """A stacked value as the loop reads it: one row a step, each at an aligned address."""
     length, size = x.shape[0], math.prod(x.shape[1:])
@@ -75,6 +71,9 @@ def run(
     """(the last carries, the stacked results). `rows` are as of `rows_of`; shapes and dtypes are those of the body."""
     inputs = (*map(row_of, carries), *rows, *map(row_of, constants))
     saved = grad_mode.enabled and any(i.requires_grad for i in inputs)
+    wanted = len(body.results)
+    if saved:
+        body = _with_products(body)
     blocks: dict[DType, Node] = {}
     results: dict[int, Node] = {}
     for r in body.results:
@@ -83,114 +82,46 @@ def run(
             block = blocks[r.dtype] = apply(loop_primitive, inputs, params)
             results.update({p.result: _value(block, p, body, length, reverse) for p in pieces(*params)})
     count = len(body.carries)
-    return [results[n] for n in range(count)], [results[n] for n in range(count, len(body.results))]
+    return [results[n] for n in range(count)], [results[n] for n in range(count, wanted)]
+
+
+def _with_products(body: Body) -> Body:
+    """The body with further stacked results: the products and convolutions that its derivative looks at, which are
+    better kept than computed again. Those of a checkpoint are not."""
+    weights = {r: data(r.shape, r.dtype) for r in body.results if r.requires_grad}
+    with transposing():  # nothing of it is computed
+        found = gradients(weights, [h for h in body.handles if h.requires_grad])
+    read = set(topological(found.values(), ew.is_leaf))
+    kept = [
+        n
+        for n in topological(body.results, ew.is_leaf)
+        if n in read and n.primitive in _PRODUCTS and n not in recompute.segments and n not in body.stacked
+    ]
+    if not kept:
+        return body
+    return Body(body.carries, body.slices, body.constants, body.handles, [*body.results, *kept])
+
+
+_PRODUCTS = (contract_primitive, convolve_primitive)
 
 
 def _value(block: Node, piece: Piece, body: Body, length: int, reverse: bool) -> Node:
     """A result in its shape: the last value of a carry, or the stacked rows."""
     shape = body.results[piece.result].shape
     if piece.result >= len(body.carries):
-        rows = views.reshape(_part(block, piece.start, length * piece.pitch), (length, piece.pitch))
+        rows = views.reshape(part_of(block, piece.start, length * piece.pitch), (length, piece.pitch))
         return views.reshape(views.slice_(rows, (0, 0), (length, piece.size)), (length, *shape))
     row = 0 if reverse or piece.rows == 1 else length
-    return views.reshape(_part(block, piece.start + row * piece.pitch, piece.size), shape)
-
-
-def _part(block: Node, start: int, size: int) -> Node:
-    return views.slice_(block, (start,), (size,))
+    return views.reshape(part_of(block, piece.start + row * piece.pitch, piece.size), shape)
 
 
 def _kept(block: Node, piece: Piece, length: int, reverse: bool) -> Node:
     """The values of a carry before each step, as rows."""
     start = piece.start + (piece.pitch if reverse else 0)
-    return views.reshape(_part(block, start, length * piece.pitch), (length, piece.pitch))
-
-
-def closed(
-    carries: Sequence[Node], slices: Sequence[Node], constants: Sequence[Node], results: Sequence[Node],
-    stand_ins: Mapping[Node, Node] | None = None,
-) -> tuple[Body, list[Node]]:  # fmt: skip
-    """(the body with these placeholders and results, the nodes from outside that it reads as further constants).
-
-    What does not depend on a placeholder is computed once, outside. `stand_ins` are put in the place of other nodes.
-    """
-    known: dict[Node, Node] = {p: p for p in (*carries, *slices, *constants)}
-    known.update(stand_ins or {})
-    outside: dict[Node, Node] = {}  # nodes from outside -> placeholders
-    images: dict[recompute.Segment, recompute.Segment] = {}
-    order = topological(results, known.__contains__)
-    inside = set(known)
-    plain: set[Node] = set()  # numbers and what is made of them alone
-    for node in order:
-        if any(i in inside for i in node.inputs):
-            inside.add(node)
-        elif not ew.is_leaf(node) and all(i in plain for i in node.inputs):
-            plain.add(node)
-
-    def image(node: Node) -> Node:
-        found = known.get(node)
-        if found is None:
-            if node in plain:
-                return node
-            outside[node] = data(node.shape, node.dtype)
-            found = known[node] = mark(outside[node]) if node.requires_grad else outside[node]
-        return found
-
-    before = grad_mode.enabled
-    try:
-        for node in order:
-            if node in known or node not in inside:
-                continue
-            inputs = tuple(image(i) for i in node.inputs)
-            if inputs == node.inputs:
-                known[node] = node
-                continue
-            grad_mode.enabled = node.requires_grad
-            if node.primitive is mark_primitive:
-                known[node] = mark(inputs[0], node.requires_grad)
-            else:
-                known[node] = apply(node.primitive, inputs, node.params)
-            recompute.follow(node, known[node], inputs, images)
-    finally:
-        grad_mode.enabled = before
-    placeholders = [*carries, *slices, *constants, *outside.values()]
-    ends = [image(r) for r in results]
-    placeholders += [p for p in outside.values() if p not in placeholders]
-    handles = {h.inputs[0]: h for h in known.values() if h.primitive is mark_primitive and h.inputs[0] in placeholders}
-    body = Body(
-        carries, slices, [*constants, *outside.values()], [handles.get(p, p) for p in placeholders], ends
-    )
-    return body, list(outside)
+    return views.reshape(part_of(block, start, length * piece.pitch), (length, piece.pitch))
 
 
 # -- the derivative ----------------------------------------------------------------------------------------------------
-
-
-def _nonzero(g: Node, start: int, size: int) -> Node | None:
-    """Elements start … start + size − 1 of a gradient in one dimension; None where they are zero by its making."""
-    if ew.constant_value(g) == 0:
-        return None
-    if g.inputs and g.primitive is ew.add_primitive:
-        a, b = (_nonzero(i, start, size) for i in g.inputs)
-        return a if b is None else b if a is None else ew.add(a, b)
-    if g.inputs and g.primitive is views.concatenate_primitive:
-        begin, parts = 0, []
-        for i in g.inputs:
-            low, high = max(begin, start), min(begin + i.size, start + size)
-            if low < high:
-                parts.append(_nonzero(i, low - begin, high - low) or (high - low))
-            begin += i.size
-        if all(isinstance(p, int) for p in parts):
-            return None
-        return views.concatenate([ew.full((p,), 0, g.dtype) if isinstance(p, int) else p for p in parts], 0)
-    if g.inputs and g.primitive is views.unslice_primitive and g.params[2] == (1,):
-        (begin,), inner = g.params[1], g.inputs[0]
-        low, high = max(begin, start), min(begin + inner.size, start + size)
-        if low >= high:
-            return None
-        found = _nonzero(inner, low - begin, high - low)
-        return None if found is None else views.pad(found, (low - start,), (start + size - high,))
-    return _part(g, start, size)
 
 
 def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
@@ -216,19 +147,19 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
         return mark(stand_ins[-1], grad_mode.enabled)
 
     for c, p in zip(floating, carried, strict=True):
-        _add(weights, body.results[c], mark(p, grad_mode.enabled))
+        add_to(weights, body.results[c], mark(p, grad_mode.enabled))
     for piece in pieces(body, length, reverse, saved, dtype):
         if piece.result >= count:
-            received_rows = _nonzero(g, piece.start, length * piece.pitch)
+            received_rows = nonzero(g, piece.start, length * piece.pitch)
             if received_rows is not None:
                 stacks.append(views.reshape(received_rows, (length, piece.pitch)))
-                _add(weights, body.results[piece.result], received(piece.result))
+                add_to(weights, body.results[piece.result], received(piece.result))
             continue
         last = piece.start + (0 if reverse else length * piece.pitch)
-        end = _nonzero(g, last, piece.size)
+        end = nonzero(g, last, piece.size)
         if end is not None:
             begin[floating.index(piece.result)] = views.reshape(end, body.carries[piece.result].shape)
-        between = _nonzero(g, piece.start + (piece.pitch if reverse else 0), length * piece.pitch)
+        between = nonzero(g, piece.start + (piece.pitch if reverse else 0), length * piece.pitch)
         if between is not None:
             stacks.append(views.reshape(between, (length, piece.pitch)))
             later[piece.result] = received(piece.result)
@@ -242,12 +173,12 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
         return ew.like(handle, 0) if found is None else found
 
     results = [ew.add(by(handles[c]), later[c]) if c in later else by(handles[c]) for c in floating]
-    products: list[tuple[int, Node, list[Node]]] = []  # of a constant's gradient: see _as_products
+    factored: list[tuple[int, Node, list[Node]]] = []  # of a constant's gradient: see _as_products
     summed: list[int] = []  # constants whose gradient is carried
     for k in by_constants:
         found = found_by.get(handles[count + given + k])
         own, rest = _as_products(found) if found is not None else ([], None)
-        products += [(k, product, path) for product, path in own]
+        factored += [(k, product, path) for product, path in own]
         if rest is not None:
             p = data(body.constants[k].shape, body.constants[k].dtype)
             summed.append(k)
@@ -255,12 +186,16 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
             begin.append(ew.like(p, 0))
             results.append(ew.add(mark(p, grad_mode.enabled), rest))
     results += [by(handles[count + x]) for x in wanted_rows]
-    results += [i for _, product, _ in products for i in product.inputs]
-    slices = [*stand_ins, *body.carries, *body.slices]
+    results += [i for _, product, _ in factored for i in product.inputs]
+    products = {n: data(n.shape, n.dtype) for n in body.stacked if n.primitive in _PRODUCTS}
+    known = {n: mark(p, grad_mode.enabled) for n, p in products.items()}
+    slices = [*stand_ins, *body.carries, *body.slices, *products.values()]
     # A stack that nothing reads is not read.
-    reached = set(topological(results, ew.is_leaf))
-    pairs = [(p, r) for p, r in zip(slices, [*stacks, *_kept_rows(node), *rows], strict=True) if p in reached]
-    reverse_body, outside = closed(carried, [p for p, _ in pairs], body.constants, results)
+    reached = set(topological(results, lambda n: n in known or ew.is_leaf(n)))
+    reached.update(products[n] for n in known if n in reached)
+    whole = [*stacks, *_kept_rows(node), *rows, *(_stacked_rows(node, n) for n in products)]
+    pairs = [(p, r) for p, r in zip(slices, whole, strict=True) if p in reached]
+    reverse_body, outside = closed(carried, [p for p, _ in pairs], body.constants, results, known)
     ends, stacked = run(reverse_body, begin, [r for _, r in pairs], [*constants, *outside], length, not reverse)
     gradient: list[Node | None] = [None] * len(node.inputs)
     for c, value in zip(floating, ends, strict=False):
@@ -269,7 +204,7 @@ def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
         gradient[count + x] = rows_of(value)
     contributions: dict[int, Node] = dict(zip(summed, ends[len(floating) :], strict=True))
     factors = iter(stacked[len(wanted_rows) :])
-    for k, _, path in products:
+    for k, _, path in factored:
         value = _product_of_all(next(factors), next(factors), path)
         contributions[k] = ew.add(contributions[k], value) if k in contributions else value
     for k, value in contributions.items():
@@ -314,17 +249,24 @@ def _product_of_all(x: Node, y: Node, path: Sequence[Node]) -> Node:
 
 def _kept_rows(node: Node) -> Iterator[Node]:
     """The rows of every carry of a loop, whatever its dtype."""
-    body, length, reverse, saved, _ = node.params
-    for c, carry in enumerate(body.carries):
-        block = node
-        if carry.dtype is not node.dtype:
-            block = apply(loop_primitive, node.inputs, (body, length, reverse, saved, carry.dtype))
-        piece = next(p for p in pieces(*block.params) if p.result == c)
-        yield _kept(block, piece, length, reverse)
+    body, length, reverse, _, _ = node.params
+    for c in range(len(body.carries)):
+        yield _kept(*_block_of(node, c), length, reverse)
 
 
-def _add(weights: dict[Node, Node], node: Node, gradient: Node) -> None:
-    weights[node] = ew.add(weights[node], gradient) if node in weights else gradient
+def _stacked_rows(node: Node, result: Node) -> Node:
+    """The rows of a stacked result."""
+    body, length, *_ = node.params
+    number = len(body.carries) + body.stacked.index(result)
+    block, piece = _block_of(node, number)
+    return views.reshape(part_of(block, piece.start, length * piece.pitch), (length, piece.pitch))
+
+
+def _block_of(node: Node, result: int) -> tuple[Node, Piece]:
+    """(the block, whatever its dtype, and the place in it) of a result by number."""
+    dtype = node.params[0].results[result].dtype
+    block = node if dtype is node.dtype else apply(loop_primitive, node.inputs, (*node.params[:4], dtype))
+    return block, next(p for p in pieces(*block.params) if p.result == result)
 
 
 # -- batching ----------------------------------------------------------------------------------------------------------
@@ -343,7 +285,7 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
             new.append(data((size, *p.shape), p.dtype) if is_batched else p)
             if is_batched:
                 rewriting.bind(p, new[-1])
-        rewriting._first = -1  # placeholders are older than what is made of them, in no order among themselves
+        rewriting.anywhere()
         found = rewriting.rewrite(body.results)
         grown = [c for c in range(count) if found[c] is not None and not many[c]]
         if not grown:
@@ -378,7 +320,7 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
     old = {p.result: p for p in pieces(*node.params)}
     for p in pieces(*params):
         before = old[p.result]
-        rows = views.reshape(_part(block, p.start, p.rows * p.pitch), (p.rows, p.pitch))
+        rows = views.reshape(part_of(block, p.start, p.rows * p.pitch), (p.rows, p.pitch))
         rows = views.slice_(rows, (0, 0), (p.rows, p.size))
         if p.size == before.size * size and (p.result >= count or many[p.result]):
             rows = views.permute(views.reshape(rows, (p.rows, size, before.size)), (1, 0, 2))
@@ -389,4 +331,4 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
     return views.concatenate(parts, 1)
 
 
-__all__ = ["Body", "Loop", "Piece", "loop_primitive", "pieces", "pitch_of", "row_of", "rows_of", "run"]
+__all__ = ["Body", "Loop", "Piece", "loop_primitive", "pieces", "pitch_of", "rows_of", "run"]

@@ -80,7 +80,26 @@ def odd_results() -> list[np.ndarray[Any, Any]]:
     return [t.numpy() for t in f(x, y, empty)]
 
 
-@pytest.mark.parametrize("work", [training, recurrent, odd_results])
+def loops() -> list[np.ndarray[Any, Any]]:
+    """Loops in loops with constants to pack, a branch, a loop with a condition, results of several dtypes."""
+    fp.manual_seed(2)
+    w, xs = fp.randn(20, 20) * 0.2, fp.randn(3, 5, 20)
+
+    def run(w: fp.Tensor, xs: fp.Tensor) -> Any:
+        def step(h: fp.Tensor, x: fp.Tensor) -> Any:
+            h = fp.cond(x.sum() > 0, lambda h: (h @ w + x).tanh(), lambda h: h * 2, h)
+            return fp.scan(lambda h, _: (h @ w, None), h, length=2)[0], h.sum()
+
+        last, sums = fp.scan(step, xs[0] * 0, xs)
+        n, total = fp.while_loop(lambda v: v[1] < 50, lambda v: (v[0] + 1, v[1] * 1.5 + 1), (fp.tensor(0), sums.mean().abs()))
+        return last, n, total
+
+    last, n, total = fp.jit(run)(w, xs)
+    gradient = fp.jit(fp.grad(lambda w: fp.scan(lambda h, x: ((h @ w + x).tanh(), None), xs[0], xs)[0].sum()))(w)
+    return [t.numpy() for t in (last, n, total, gradient)]
+
+
+@pytest.mark.parametrize("work", [training, recurrent, odd_results, loops])
 def test_what_is_found_computes_the_same(work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     as_another_process(monkeypatch)
     before = log.planned

@@ -13,10 +13,10 @@ from firepot.compiler.lower import Step
 from firepot.compiler.plan import from_bytes, to_bytes
 from firepot.compiler.program import Passes, build
 from firepot.compiler.share import shared
+from firepot.compiler.subprogram import InnerStep, Repeat
 from firepot.graph.dtypes import float32
 from firepot.graph.node import data
 from firepot.kernels.kernel import Kernel
-from firepot.runtime.program import Part
 
 STEPS = 6
 
@@ -127,13 +127,7 @@ def test_a_loop_prepares_before_its_first_step():
     assert np.array_equal(found[1], found[2])
     *_, (trace,) = scanned._traces.values()
     (loop,) = [s.plan for s in trace.executor.program.steps if s.plan is not None]
-    assert sum(s.part is Part.FIRST for s in loop.first) == sum(s.part is Part.REST for s in loop.body) == 1
-
-
-def test_a_budget_comes_first():
-    _, placeholders, copies = recorded(*chain("float32", 40, True))
-    program = build(placeholders, copies)
-    assert build(placeholders, copies, budget=program.memory).shared
-    found = build(placeholders, copies, budget=program.memory - 1)
-    assert found.memory < program.memory
-    assert not found.shared
+    first = [s for s in loop if isinstance(s, InnerStep)]
+    (body,) = [s.body for s in loop if isinstance(s, Repeat)]
+    assert sum(s.last == 1 for s in first) == 1  # the packing alone
+    assert sum(s.first == 1 for s in body) == 1  # the rest

@@ -12,6 +12,7 @@ ENTRIES = [
     "diagonal_scatter", "kron", "cov", "linalg.solve", "linalg.qr", "linalg.svd", "linalg.lu_factor", "special.i1",
     "special.log_ndtr", "polygamma/polygamma_n_1", "igamma", "gcd", "nn.functional.grid_sample",
     "nn.functional.embedding_bag", "nn.functional.multilabel_margin_loss", "nn.functional.max_unpool2d",
+    "stft", "as_strided_scatter", "softmax/with_dtype",
 ]  # fmt: skip
 
 
@@ -31,7 +32,8 @@ def test_samples_agree_with_pytorch(database, name):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name", ["where", "gather", "sort", "cat", "einsum", "index_put", "nn.functional.layer_norm", "nn.functional.conv2d"]
+    "name", ["where", "gather", "sort", "cat", "einsum", "index_put", "nn.functional.layer_norm", "nn.functional.conv2d",
+             "linalg.lu", "linalg.cholesky_ex"]
 )
 def test_samples_under_vmap_and_jit(database, name):
     torch.manual_seed(0)

@@ -81,8 +81,8 @@ def test_while_loop():
     assert collatz(None)(fp.tensor(27)).item() == 111
     assert fp.jit(collatz(120))(fp.tensor(27)).item() == 111
     assert fp.vmap(collatz(20))(fp.tensor([1, 2, 3, 7])).tolist() == [0, 1, 7, 16]
-    with pytest.raises(fp.TraceError, match=r"while_loop at .*test_control.py:\d+: .* give maximum="):
-        fp.jit(collatz(None))(fp.tensor(27))
+    assert fp.jit(collatz(None))(fp.tensor(27)).item() == 111
+    assert fp.vmap(collatz(None))(fp.tensor([1, 2, 3, 7])).tolist() == [0, 1, 7, 16]
 
     def newton(x: fp.Tensor) -> fp.Tensor:  # the square root, to be differentiated through the iterations
         return fp.while_loop(lambda y: (y * y - x).abs() > 1e-12, lambda y: (y + x / y) / 2, x, maximum=60)

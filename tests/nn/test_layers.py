@@ -11,6 +11,7 @@ import torch
 
 import firepot as fp
 from firepot import nn
+from firepot.compiler.statistics import log
 from firepot.nn import functional as F
 
 
@@ -123,6 +124,8 @@ CASES += [
         (2, 7, 6),
         (2, 7, 4),
     ),
+    ("long_gru", lambda n: n.GRU(3, 4, bidirectional=True), (66, 2, 3)),  # a loop
+    ("long_lstm", lambda n: n.LSTM(3, 4, proj_size=2), (70, 2, 3)),
     ("bilinear", lambda n: n.Bilinear(3, 4, 5), (2, 3), (2, 4)),
     ("decoder", lambda n: n.TransformerDecoderLayer(8, 2, 16, dropout=0.0), (5, 2, 8), (4, 2, 8)),
 ]
@@ -135,17 +138,31 @@ def test_layer(case: Any) -> None:
     compare(make, *shapes)
 
 
-def test_ctc_loss() -> None:
+@pytest.mark.parametrize(
+    "steps, inputs, targets, options",
+    [
+        (12, [12, 10, 9], [4, 3, 2], {}),
+        (60, [60, 7, 1], [4, 4, 1], {"reduction": "sum"}),
+        (1, [1, 1, 1], [1, 0, 1], {"reduction": "sum"}),
+        (5, [5, 4, 3], [4, 3, 4], {"reduction": "sum", "zero_infinity": True, "blank": 5}),  # the last is impossible
+    ],
+    ids=str,
+)
+def test_ctc_loss(steps: int, inputs: list[int], targets: list[int], options: dict[str, Any]) -> None:
     random = np.random.default_rng(0)
-    x, y = random.standard_normal((12, 3, 6)).astype(np.float32), random.integers(1, 6, (3, 4))
+    x = random.standard_normal((steps, 3, 6))
+    y = random.integers(1, 5, (3, 4))
     a, b = fp.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
-    lengths = [12, 10, 9], [4, 3, 2]
-    found = nn.functional.ctc_loss(nn.functional.log_softmax(a, 2), fp.tensor(y), *lengths)
-    expected = torch.nn.functional.ctc_loss(torch.nn.functional.log_softmax(b, 2), torch.tensor(y), *lengths)
+    kernels = log.kernels
+    found = nn.functional.ctc_loss(nn.functional.log_softmax(a, 2), fp.tensor(y), inputs, targets, **options)
+    expected = torch.nn.functional.ctc_loss(
+        torch.nn.functional.log_softmax(b, 2), torch.tensor(y), inputs, targets, **options
+    )
     found.backward()
     expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), atol=1e-5)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), atol=1e-9)
+    assert log.kernels - kernels < 60  # however many steps there are
 
 
 @pytest.mark.parametrize(

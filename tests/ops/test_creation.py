@@ -117,3 +117,16 @@ def test_numpy_scalar_keeps_its_dtype(kind):
     assert f"torch.{ours.dtype.name}" == str(theirs.dtype)
     assert ours.item() == theirs.item()
     assert fp.tensor(kind(1.5), dtype=fp.float32).dtype is fp.float32
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[np.float64(1.5)], [np.float32(1), np.float64(2)], [np.float32(1), 2.0], [[1.0, np.float64(2)]], [1, np.float16(2)],
+     (np.complex128(1),), [[np.ones(2)], [np.ones(2, np.float32)]], [1.0, True]],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Creating a tensor")
+def test_numpy_numbers_in_lists_keep_their_precision(values):
+    ours, theirs = fp.tensor(values), torch.tensor(values)
+    assert f"torch.{ours.dtype.name}" == str(theirs.dtype)
+    assert (ours.numpy() == theirs.numpy()).all()

@@ -90,3 +90,15 @@ def test_single_precision_stays() -> None:
     assert fp.allclose(q @ r, a, atol=1e-5) and fp.allclose(q.mH @ q, fp.eye(3, dtype=a.dtype), atol=1e-5)
     with pytest.raises(RuntimeError, match="must be equal"):
         fp.linalg.solve(a, fp.ones(3))
+
+
+def test_norms_keep_dimensions_and_one_triangle_counts() -> None:
+    compared = Comparison()
+    x, r = both(numbers(3, 4), "complex128", True)
+    for dim in (None, 0, (0, 1)):
+        found, expected = (m.linalg.norm(v, dim=dim, keepdim=True) for m, v in ((fp, x), (torch, r)))
+        compared.add(f"norm {dim}", found, expected)
+        compare_gradients(compared, f"norm {dim}", found.sum(), expected.sum(), [(x, r)])
+    y, s = both(numbers(3, 3), "complex128")
+    compared.add("pinv", fp.linalg.pinv(y, hermitian=True), torch.linalg.pinv(s, hermitian=True))
+    compared.check()

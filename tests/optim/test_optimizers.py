@@ -160,3 +160,24 @@ def test_a_schedule_needs_no_new_programs_in_a_plain_loop() -> None:
         schedule.step()
         programs.append(fp.debug.statistics().programs)
     assert programs[2:] == [programs[2]] * 4
+
+
+def test_sparse_adam_leaves_unused_rows() -> None:
+    """Against PyTorch's with sparse gradients; the first step reads rows 1 and 3, the second rows 0 and 1."""
+    start = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    ours, theirs = nn.Embedding(5, 3), torch.nn.Embedding(5, 3, sparse=True)
+    ours.load_state_dict({"weight": fp.tensor(start)})
+    theirs.load_state_dict({"weight": torch.tensor(start)})
+    a = fp.optim.SparseAdam(ours.parameters(), lr=0.1)
+    b = torch.optim.SparseAdam(theirs.parameters(), lr=0.1)
+    for rows in ([1, 3], [0, 1], [1, 1]):
+        a.zero_grad()
+        b.zero_grad()
+        ours(fp.tensor(rows)).square().sum().backward()
+        theirs(torch.tensor(rows)).square().sum().backward()
+        a.step()
+        b.step()
+    assert np.allclose(ours.weight.numpy(), theirs.weight.detach().numpy(), atol=1e-6)
+    assert (ours.weight.numpy()[[2, 4]] == start[[2, 4]]).all()
+    with pytest.raises(ValueError, match="invalid lr"):
+        fp.optim.SparseAdam(ours.parameters(), lr=0.0)

@@ -1,20 +1,23 @@
-"""Kernels from procedures: loops as a person wrote them, one element at a time, outer loops shared among the threads.
+"""Kernels from procedures: loops as a person wrote them, outer loops shared among the threads.
 
-LLVM keeps variables in registers and moves what does not change out of loops; its vectoriser is not used, so that what
-is summed is summed in the order written. A kernel of one Parallel loop is one phase; of several, one phase each, with
-the assignments before it repeated.
+Which loops run in vector lanes is kernels.lanes' choice; how, procedure_lanes.py's. LLVM keeps variables in registers and
+moves what does not change out of loops; its vectoriser is not used. A kernel of one Parallel loop is one phase; of
+several, one phase each, with the assignments before it repeated. Outputs are cleared first, but for those that are
+written in full.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from firepot.graph import dtypes
-from firepot.graph.dtypes import DType
 from firepot.graph.index import contiguous_strides
 from firepot.kernels import procedure as ir
 from firepot.kernels.kernel import Kernel
+from firepot.kernels.lanes import Target, covered, vectorised
 from firepot.kernels.llvm import arithmetic
 from firepot.kernels.llvm.builder import Builder, Module, Value
 from firepot.kernels.llvm.expression import from_memory, memory_type, register_type, to_memory
@@ -25,68 +28,77 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True)
 class Described:
-    """A procedure and where its arrays lie. Operands: the inputs, the kept outputs' block, the workspace if any.
+    """A procedure and where its arrays lie. Operands: the inputs, the outputs that are made, the workspace if any.
 
+    made:          which outputs are; the others lie in the workspace
     input_strides: in elements
-    offsets:       of each output, in bytes from the start of the block or, where it is not of dtype `kept`, from that
-                   of the workspace
     sites:         for each check the number that the kernel reports
+    vector_bytes:  of a register that loops may use lanes of; 0 for one element at a time
     """
 
     procedure: ir.Procedure
-    kept: DType
+    made: tuple[bool, ...]
     input_strides: tuple[tuple[int, ...], ...]
     sites: tuple[int, ...]
+    vector_bytes: int = 0
+
+    @property
+    def strides(self) -> tuple[tuple[int, ...], ...]:
+        """Of every array, in elements."""
+        return (*self.input_strides, *(contiguous_strides(a.shape) for a in self.procedure.outputs))
 
 
-def placed(outputs: tuple[ir.Array, ...], kept: DType) -> tuple[list[int], int, int]:
-    """(offset in bytes of each output, bytes of the block of those of dtype `kept`, bytes of the others)."""
-    offsets, ends = [], {True: 0, False: 0}
-    for a in outputs:
-        own = a.dtype is kept
-        offsets.append(ends[own])
-        ends[own] += ir.room(a)
-    return offsets, ends[True], ends[False]
+def _room(a: ir.Array) -> int:
+    """Bytes of the workspace that an output takes."""
+    return -(-math.prod(a.shape) * a.dtype.size // _ALIGNMENT) * _ALIGNMENT
 
 
 def lower(d: Described) -> Kernel:
     p = d.procedure
-    loops = [s for s in p.body if isinstance(s, ir.Parallel)]
-    offsets, _, rest = placed(p.outputs, d.kept)
-    traffic = sum(math.prod(a.shape) * a.dtype.size for a in p.arrays)
-    phases = ("clear", *(f"loop{n}" for n in range(max(len(loops), 1))))
+    body = vectorised(p, Target(d.vector_bytes, d.strides)) if d.vector_bytes else p.body
+    loops = [s for s in body if _parallel(s)]
+    whole = covered(p)
+    cleared = [n for n, a in enumerate(p.arrays) if a.output and n not in whole]
+    phases = (*(["clear"] if cleared else []), *(f"loop{n}" for n in range(max(len(loops), 1))))
     return Kernel(
-        key=f"procedure {p.text} {d.kept.name} {d.input_strides} {d.sites}",
-        generate=lambda: _generate(d, loops, offsets),
+        key=f"procedure {p.text} {d.made} {d.input_strides} {d.sites} {d.vector_bytes}",
+        generate=lambda: _generate(d, body, cleared),
         phases=phases,
         label=f"kernel[{p.name}]",
-        workspace=rest,
+        workspace=sum(_room(a) for a, made in zip(p.outputs, d.made, strict=True) if not made),
         parallel=bool(loops),
-        bytes=traffic,
+        bytes=sum(math.prod(a.shape) * a.dtype.size for a in p.arrays),
     )
 
 
-def _generate(d: Described, loops: list[ir.Parallel], offsets: list[int]) -> str:
+def _parallel(s: ir.Statement) -> bool:
+    return isinstance(s.loop if isinstance(s, ir.Lanes) else s, ir.Parallel)
+
+
+def _generate(d: Described, body: tuple[ir.Statement, ...], cleared: list[int]) -> str:
+    from firepot.kernels.llvm.procedure_lanes import in_lanes
+
     p = d.procedure
-    module = Module(p.name.encode("ascii", "replace").decode(), len(p.inputs) + 1)
-    with module.kernel("clear") as b:
-        pointers = _pointers(b, d, offsets)
-        for a, pointer in zip(p.arrays, pointers, strict=True):
-            if a.output:
+    module = Module(p.name.encode("ascii", "replace").decode(), len(p.inputs) + sum(d.made))
+    if cleared:
+        with module.kernel("clear") as b:
+            pointers = _pointers(b, d)
+            for number in cleared:
+                a = p.arrays[number]
                 start, stop = b.share(math.prod(a.shape) * a.dtype.size, _ALIGNMENT)
                 size = b.sub(stop, start)
                 with b.when(b.compare("sgt", size, 0)):
-                    _fill(b, b.offset(pointer, start), size)
+                    _fill(b, b.offset(pointers[number], start), size)
+    loops = [s for s in body if _parallel(s)]
     for number in range(max(len(loops), 1)):
         with module.kernel(f"loop{number}") as b:
-            writer = _Writer(b, d, _pointers(b, d, offsets))
-            for s in p.body:
-                if isinstance(s, ir.Parallel):
-                    if s is loops[number]:
-                        writer.statement(s)
-                        break
-                else:
+            writer = Writer(b, d, _pointers(b, d), in_lanes)
+            for s in body:
+                if not _parallel(s):
                     writer.statement(s)
+                elif s is loops[number]:
+                    writer.statement(s)
+                    break
             writer.end()
     return str(module)
 
@@ -96,17 +108,23 @@ def _fill(b: Builder, pointer: Value, size: Value) -> None:
     b.call("llvm.memset.p0.i64", "void", pointer, Value("0", "i8"), size, Value("false", "i1"))
 
 
-def _pointers(b: Builder, d: Described, offsets: list[int]) -> list[Value]:
+def _pointers(b: Builder, d: Described) -> list[Value]:
+    """Where each array starts."""
     p = d.procedure
-    count = len(p.inputs)
-    result = [b.operand(n) for n in range(count)]
-    for a, offset in zip(p.outputs, offsets, strict=True):
-        result.append(b.offset(b.operand(count if a.dtype is d.kept else count + 1), offset))
+    result = [b.operand(n) for n in range(len(p.inputs))]
+    number, offset = len(result), 0
+    for a, made in zip(p.outputs, d.made, strict=True):
+        if made:
+            result.append(b.operand(number))
+            number += 1
+        else:
+            result.append(b.offset(b.operand(len(p.inputs) + sum(d.made)), offset))
+            offset += _room(a)
     return result
 
 
 @dataclass
-class _Loop:
+class Loop:
     """Labels that `continue` and `break` go to."""
 
     again: str
@@ -114,19 +132,22 @@ class _Loop:
 
 
 @dataclass
-class _Writer:
+class Writer:
+    """Writes statements for one element at a time. in_lanes: writes the loops that are marked so."""
+
     b: Builder
     d: Described
     pointers: list[Value]
+    in_lanes: Callable[[Writer, ir.Lanes, Value, Value], None]
     slots: dict[str, Value] = field(default_factory=dict)
     ranges: dict[str, Interval] = field(default_factory=dict)  # of loop variables
-    loops: list[_Loop] = field(default_factory=list)
+    loops: list[Loop] = field(default_factory=list)
+    failed: str = ""
 
     def __post_init__(self) -> None:
         self.types = dict(self.d.procedure.locals)
-        self.failed = self.b.fresh("failed")
-        strides = [contiguous_strides(a.shape) for a in self.d.procedure.outputs]
-        self.strides = [*self.d.input_strides, *strides]
+        self.failed = self.failed or self.b.fresh("failed")
+        self.strides = self.d.strides
 
     def end(self) -> None:
         """The place that a failed check goes to: the kernel's end."""
@@ -224,9 +245,14 @@ class _Writer:
         elif isinstance(s, ir.Range):
             self.range(s)
         elif isinstance(s, ir.Parallel):
-            self.parallel(s)
+            self.parallel(s, None)
+        elif isinstance(s, ir.Lanes):
+            if isinstance(s.loop, ir.Parallel):
+                self.parallel(s.loop, s)
+            else:
+                self.in_lanes(self, s, self.code(s.loop.start), self.code(s.loop.stop))
         elif isinstance(s, ir.While):
-            loop = _Loop(b.fresh("while"), b.fresh("out"))
+            loop = Loop(b.fresh("while"), b.fresh("out"))
             body = b.fresh("body")
             b.line(f"br label %{loop.again}")
             b.label(loop.again)
@@ -239,7 +265,7 @@ class _Writer:
             b.line(f"br label %{self.loops[-1].out if s.word == 'break' else self.loops[-1].again}")
             b.label(b.fresh("unreached"))
 
-    def inside(self, loop: _Loop, body: tuple[ir.Statement, ...]) -> None:
+    def inside(self, loop: Loop, body: tuple[ir.Statement, ...]) -> None:
         self.loops.append(loop)
         self.block(body)
         self.loops.pop()
@@ -255,54 +281,81 @@ class _Writer:
         b.label(done)
 
     def range(self, s: ir.Range) -> None:
+        start, stop = self.code(s.start), self.code(s.stop)
+        with self.bounded(s.name, s.start, s.stop, s.step):
+            self.counted(s.name, start, stop, s.step, s.body)
+
+    @contextmanager
+    def bounded(self, name: str, start: ir.Code, stop: ir.Code, step: int) -> Iterator[None]:
+        """While the body of a loop is written: what is known of its variable."""
+        low, high = self.interval(start), self.interval(stop)
+        before = self.ranges.get(name)
+        if low is not None and high is not None:
+            self.ranges[name] = (low[0], high[1] - 1) if step > 0 else (high[0] + 1, low[1])
+        yield
+        self.ranges.pop(name, None)
+        if before is not None:
+            self.ranges[name] = before
+
+    def counted(self, name: str, start: Value, stop: Value, step: int, body: tuple[ir.Statement, ...]) -> None:
         """The variable counts in a slot of its own, so that it stays within the range after the last turn."""
         b = self.b
-        start, stop = self.code(s.start), self.code(s.stop)
         counter = b.variable("i64")
         b.set(counter, start)
-        head, body = b.fresh("head"), b.fresh("body")
-        loop = _Loop(b.fresh("next"), b.fresh("out"))
+        head, inner = b.fresh("head"), b.fresh("body")
+        loop = Loop(b.fresh("next"), b.fresh("out"))
         b.line(f"br label %{head}")
         b.label(head)
         i = b.get(counter, "i64")
-        inside = b.compare("slt" if s.step > 0 else "sgt", i, stop)
-        b.line(f"br {inside!r}, label %{body}, label %{loop.out}")
-        b.label(body)
-        b.set(self.slot(s.name), i)
-        low, high = self.interval(s.start), self.interval(s.stop)
-        before = self.ranges.get(s.name)
-        if low is not None and high is not None:
-            self.ranges[s.name] = (low[0], high[1] - 1) if s.step > 0 else (high[0] + 1, low[1])
-        self.inside(loop, s.body)
-        self.ranges.pop(s.name, None)
-        if before is not None:
-            self.ranges[s.name] = before
+        inside = b.compare("slt" if step > 0 else "sgt", i, stop)
+        b.line(f"br {inside!r}, label %{inner}, label %{loop.out}")
+        b.label(inner)
+        b.set(self.slot(name), i)
+        self.inside(loop, body)
         b.line(f"br label %{loop.again}")
         b.label(loop.again)
-        b.set(counter, b.emit("i64", f"add i64 {b.get(counter, 'i64').text}, {s.step}"))
+        b.set(counter, b.emit("i64", f"add i64 {b.get(counter, 'i64').text}, {step}"))
         b.line(f"br label %{head}")
         b.label(loop.out)
 
-    def parallel(self, s: ir.Parallel) -> None:
+    def parallel(self, s: ir.Parallel, lanes: ir.Lanes | None) -> None:
+        """This thread's share of all combinations, a run of the last variable at a time."""
         b = self.b
+        zero = ir.Constant(0, dtypes.int64)
         sizes = [b.intrinsic("llvm.smax", "i64", self.code(c), b.index(0)) for c in s.sizes]
         total = sizes[0]
         for size in sizes[1:]:
             total = b.mul(total, size)
-        start, stop = b.share(total)
-        with b.loop(start, stop) as n:
-            rest = n
-            for name, size in reversed(list(zip(s.names[1:], sizes[1:], strict=True))):
+        first, end = b.share(total, lanes.lanes if lanes is not None else 1)
+        with ExitStack() as known:
+            for name, c in zip(s.names, s.sizes, strict=True):
+                known.enter_context(self.bounded(name, zero, c, 1))
+            if len(s.names) == 1:
+                self.turns(s, lanes, first, end)
+                return
+            at = b.variable("i64", first)
+            head, body, out = b.fresh("row"), b.fresh("run"), b.fresh("out")
+            b.line(f"br label %{head}")
+            b.label(head)
+            here = b.get(at, "i64")
+            b.line(f"br {b.compare('slt', here, end)!r}, label %{body}, label %{out}")
+            b.label(body)
+            row = b.udiv(here, sizes[-1])
+            start = b.sub(here, b.mul(row, sizes[-1]))
+            rest = row
+            for name, size in reversed(list(zip(s.names[1:-1], sizes[1:-1], strict=True))):
                 b.set(self.slot(name), b.urem(rest, size))
                 rest = b.udiv(rest, size)
             b.set(self.slot(s.names[0]), rest)
-            for name, c in zip(s.names, s.sizes, strict=True):
-                known = self.interval(c)
-                if known is not None:
-                    self.ranges[name] = (0, known[1] - 1)
-            after = b.fresh("after")
-            self.inside(_Loop(after, after), s.body)
-            b.line(f"br label %{after}")
-            b.label(after)
-            for name in s.names:
-                self.ranges.pop(name, None)
+            stop = b.intrinsic("llvm.umin", "i64", sizes[-1], b.add(start, b.sub(end, here)))
+            self.turns(s, lanes, start, stop)
+            b.set(at, b.add(here, b.sub(stop, start)))
+            b.line(f"br label %{head}")
+            b.label(out)
+
+    def turns(self, s: ir.Parallel, lanes: ir.Lanes | None, start: Value, stop: Value) -> None:
+        """The turns of the last variable from start to stop."""
+        if lanes is None:
+            self.counted(s.names[-1], start, stop, 1, s.body)
+        else:
+            self.in_lanes(self, lanes, start, stop)

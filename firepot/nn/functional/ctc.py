@@ -7,6 +7,7 @@ from typing import Any
 
 from firepot import ops
 from firepot.autocast_mode import autocasts
+from firepot.func.control import scan
 from firepot.graph import dtypes
 from firepot.tensor import Tensor
 
@@ -50,15 +51,18 @@ def ctc_loss(
     nothing = -1e30 if log_probs.dtype.size >= 4 else -1e4
     start = ops.arange(states) < 2
     alpha = ops.where(start, emitted[0], nothing)
-    result = alpha
-    for t in range(1, steps):
+
+    def step(alpha: Tensor, row: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        probability, t = row
         one = ops.cat([ops.full((batch, 1), nothing, dtype=alpha.dtype), alpha[:, :-1]], 1)
         two = ops.cat([ops.full((batch, 2), nothing, dtype=alpha.dtype), alpha[:, :-2]], 1)[:, :states]
         two = ops.where(skip, nothing, two)
         top = ops.maximum(ops.maximum(alpha, one), two).detach()
         total = ops.exp(alpha - top) + ops.exp(one - top) + ops.exp(two - top)
-        alpha = ops.log(total) + top + emitted[t]
-        result = ops.where((inputs > t).unsqueeze(1), alpha, result)
+        after = ops.log(total) + top + probability
+        return ops.where((inputs > t).unsqueeze(1), after, alpha), None  # a sequence that has ended stays as it is
+
+    result = alpha if steps == 1 else scan(step, alpha, (emitted[1:], ops.arange(1, steps)))[0]
     places = ops.arange(states)
     ends = ops.logical_or(places == (2 * lengths).unsqueeze(1), places == (2 * lengths - 1).unsqueeze(1))
     final = ops.where(ends, result, nothing)

@@ -7,6 +7,7 @@ from typing import Any
 
 from firepot import ops
 from firepot.autocast_mode import lowered
+from firepot.func.control import scan
 from firepot.graph.dtypes import DType
 from firepot.nn import functional as F
 from firepot.nn import init
@@ -16,6 +17,10 @@ from firepot.tensor import Tensor, wrap
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 State = tuple[Tensor, ...]
+
+# Longer sequences are a loop, whose step is compiled once: written out, a step of an LSTM takes 25 ms to compile. It
+# runs as fast either way (both 35 ms for 64 steps of 256 by 32, forward and backward, on the 2 cores of the README).
+_UNROLLED = 64
 
 
 def _rnn_step(gates: Tensor, hidden: Tensor, state: State, activation: Any) -> State:
@@ -122,13 +127,22 @@ class _Recurrent(Module):
         bias_ih = getattr(self, f"bias_ih{suffix}") if self.bias else None
         bias_hh = getattr(self, f"bias_hh{suffix}") if self.bias else None
         # One product for all steps; what remains in the chain is the product with the state.
-        gates = ops.unbind(F.linear(input, weight_ih, bias_ih))
-        seen: list[Tensor] = []
-        for x in reversed(gates) if reverse else gates:
+        gates = F.linear(input, weight_ih, bias_ih)
+
+        def step(state: State, x: Tensor) -> tuple[State, Tensor]:
             state = type(self).step(x, F.linear(state[0], weight_hh, bias_hh), state, self.activation)
             if self.proj_size:
                 state = (F.linear(state[0], getattr(self, f"weight_hr{suffix}")), *state[1:])
-            seen.append(state[0])
+            return state, state[0]
+
+        if len(input) > _UNROLLED and all(s.dtype is gates.dtype for s in state):
+            state, outputs = scan(step, state, gates, reverse=reverse)
+            return outputs, state
+        seen: list[Tensor] = []
+        rows = ops.unbind(gates)
+        for x in reversed(rows) if reverse else rows:
+            state, output = step(state, x)
+            seen.append(output)
         return ops.stack(seen[::-1] if reverse else seen), state
 
     def _whole(self, input: Tensor, initial: State | None) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,16 +113,19 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     except LinAlgError:
         if check_errors:
             raise
-    array = A.detach()._array("cholesky_ex")
-    out, info = np.full(array.shape, np.nan, array.dtype), np.ones(batch, np.int32)
-    for place in np.ndindex(*batch):
-        try:
-            out[place] = np.linalg.cholesky(array[place])
-            info[place] = 0
-        except np.linalg.LinAlgError:
-            pass
-    lower = creation.tensor(out)
-    return LInfo(_h(lower) if upper else lower, creation.tensor(info))
+
+    def each(array: Any) -> tuple[Any, Any]:
+        out, info = np.full(array.shape, np.nan, array.dtype), np.ones(array.shape[:-2], np.int32)
+        for place in np.ndindex(*info.shape):
+            try:
+                out[place] = np.linalg.cholesky(array[place])
+                info[place] = 0
+            except np.linalg.LinAlgError:
+                pass
+        return out, info
+
+    lower, found = call("linalg.cholesky_ex", each, A.detach())
+    return LInfo(_h(lower) if upper else lower, found)
 
 
 # -- symmetric eigenvalues -------------------------------------------------------------------------------------------
@@ -455,14 +459,18 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 def permutation(pivots: Tensor, rows: int, dtype: Any) -> Tensor:
     """The matrix P with A = P L U from LAPACK's row exchanges."""
-    array = pivots.detach()._array("lu pivots")
-    flat = array.reshape(-1, array.shape[-1]) if array.size else np.zeros((int(np.prod(array.shape[:-1])), 0), int)
-    order = np.tile(np.arange(rows), (flat.shape[0], 1))
-    for row, exchanges in zip(order, flat, strict=True):
-        for i, j in enumerate(exchanges):
-            row[i], row[j - 1] = row[j - 1], row[i]
-    matrix = (order[:, None, :] == np.arange(rows)[None, :, None]).reshape(*array.shape[:-1], rows, rows)
-    return wrap(ew.cast(creation.tensor(matrix)._node, dtype))
+
+    def exchanged(array: Any) -> Any:
+        count = math.prod(array.shape[:-1])
+        order = np.tile(np.arange(rows), (count, 1))
+        for row, exchanges in zip(order, array.reshape(count, array.shape[-1]).astype(np.int64), strict=True):
+            for i, j in enumerate(exchanges):
+                row[i], row[j - 1] = row[j - 1], row[i]
+        matrix = order[:, None, :] == np.arange(rows)[None, :, None]
+        return matrix.reshape(*array.shape[:-1], rows, rows).astype(array.dtype)
+
+    exact = wrap(ew.cast(pivots.detach()._node, dtypes.float64))
+    return wrap(ew.cast(call("lu pivots", exchanged, exact, core=(1,))._node, dtype))
 
 
 class LUFactor(NamedTuple):

@@ -94,17 +94,23 @@ class SolveInfo(NamedTuple):
 
 def _one_by_one(what: str, function: Any, check_errors: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     """(results, 0 for each matrix or 1 where LAPACK failed: that result is then NaN)."""
-    batch = broadcast_shapes(*(t.shape[:-2] for t in tensors), what=what)
-    arrays = [np.broadcast_to(t.detach()._array(what), (*batch, *t.shape[-2:])) for t in tensors]
-    out, info = np.full(arrays[-1].shape, np.nan, arrays[-1].dtype), np.ones(batch, np.int32)
-    for place in np.ndindex(*batch):
-        try:
-            out[place] = function(*(a[place] for a in arrays))
-            info[place] = 0
-        except np.linalg.LinAlgError as error:
-            if check_errors:
-                raise LinAlgError(f"{what}: {error}") from None
-    return creation.tensor(out), creation.tensor(info)
+
+    def each(*given: Any) -> tuple[Any, Any]:
+        batch = np.broadcast_shapes(*(a.shape[:-2] for a in given))
+        arrays = [np.broadcast_to(a, (*batch, *a.shape[-2:])) for a in given]
+        out, info = np.full(arrays[-1].shape, np.nan, arrays[-1].dtype), np.ones(batch, np.int32)
+        for place in np.ndindex(*batch):
+            try:
+                out[place] = function(*(a[place] for a in arrays))
+                info[place] = 0
+            except np.linalg.LinAlgError:
+                if check_errors:
+                    raise
+        return out, info
+
+    broadcast_shapes(*(t.shape[:-2] for t in tensors), what=what)
+    found: tuple[Tensor, Tensor] = call(what, each, *(t.detach() for t in tensors))
+    return found
 
 
 def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> SolveInfo:
@@ -394,7 +400,9 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
     if not A.numel():
         return _h(A)  # which has no elements, and keeps the history
     if hermitian:
-        symmetric = shape.tril(A) + _h(shape.tril(A, -1))
+        below, diagonal = shape.tril(A, -1), shape.diagonal(A, 0, -2, -1)
+        diagonal = wrap(ew.cast(ew.real(diagonal._node), A.dtype))
+        symmetric = below + _h(below) + shape.diag_embed(diagonal)
         A = (A + _h(A)) / 2  # one triangle counts, but the derivative is that of the whole matrix
         A = A + (symmetric - A).detach()
     values = svdvals(A.detach())
