@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from firepot.compiler.follow import Following
 from firepot.compiler.memory import ALIGNMENT
 from firepot.graph.index import Axis, Index, flatten
 from firepot.graph.node import Node, View, viewed
+from firepot.graph.primitives.contract import contract_primitive
 from firepot.graph.primitives.reduce import accumulator
 from firepot.kernels.kernel import Kernel
 from firepot.kernels.loops import Nest
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from firepot.compiler.subprogram import Plan
     from firepot.kernels.llvm.convolution import Convolution
     from firepot.kernels.llvm.matmul import Matmul
+
+
+_OFTEN = 4  # products with one operand from which on its panels, packed once, are worth their while
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,25 @@ class Lowering:
     """What `Opaque.lower` calls: each method makes the kernels of one primitive and appends them to `steps`.
 
     opaque: all nodes that will be lowered, for kernels that make several.
+    share:  whether kernels may share what they make of an operand (see `share`).
     made:   those of them that a kernel of another one makes.
     lanes:  bytes of the vectors in whose lanes the loops of procedures may run; 0 for none.
     """
 
     def __init__(
-        self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any, lanes: bool = True
-    ) -> None:
+        self, storage: dict[Node, Storage], opaque: Sequence[Node], processor: Any, lanes: bool = True,
+        share: bool = False,
+    ) -> None:  # fmt: skip
         self.storage = storage
         self.opaque = opaque
         self.processor = processor
         self.lanes: int = processor.vector_bytes if lanes else 0
         self.steps: list[Step] = []
         self.made: set[Node] = set()
+        self._uses: Counter[Access | None] = Counter()  # by products, of each operand as it lies
+        if share:
+            products = [n for n in opaque if n.primitive is contract_primitive]
+            self._uses.update(access(i, storage) for n in products for i in n.inputs)
 
     def lower(self, node: Node) -> None:
         node.primitive.lower(self, node)  # type: ignore[attr-defined]
@@ -112,7 +123,8 @@ class Lowering:
         out = self.storage[node]
         description, (x, y) = self._product(node)
         epilogue = StoreEpilogue(2, _three(out.strides), node.dtype)
-        self._step(node, matmul.lower(description, epilogue, self.processor), (x, y), out)
+        kernel = matmul.lower(description, epilogue, self.processor, self._uses[y] >= _OFTEN)
+        self._step(node, kernel, (x, y), out)
 
     def contract_and_follow(self, node: Node, following: Following, roots: Sequence[Node]) -> None:
         """A product with the element-wise work on its result."""
@@ -128,7 +140,8 @@ class Lowering:
             )  # fmt: skip
             x, y = y, x
             nest = replace(nest, axes=(nest.axes[0], nest.axes[2], nest.axes[1]))
-        kernel = matmul.lower(description, NestEpilogue(nest, following.finished), self.processor)
+        epilogue = NestEpilogue(nest, following.finished)
+        kernel = matmul.lower(description, epilogue, self.processor, self._uses[y] >= _OFTEN)
         operands = [(a.storage, a.offset * a.storage.dtype.size) for a in (x, y)]
         self.steps.append(Step(kernel, (*operands, *further), tuple(roots), nest))
 

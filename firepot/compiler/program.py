@@ -241,7 +241,7 @@ def _lower(
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
     host = processor()
     target = host if passes.dots else replace(host, bf16_dot=False, int8_dot=False)
-    lowering = Lowering(storage, opaque, target, passes.lanes)
+    lowering = Lowering(storage, opaque, target, passes.lanes, passes.share_preparations)
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):
             continue

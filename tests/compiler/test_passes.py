@@ -22,7 +22,8 @@ VARIANTS = {
     "no scheduling": Passes(schedule=False),
     "no sharing of memory": Passes(share_memory=False),
     "none": Passes(
-        layout=False, recompute=False, assemble=False, merge=False, follow=False, schedule=False, share_memory=False
+        layout=False, recompute=False, assemble=False, merge=False, follow=False, schedule=False, share_memory=False,
+        share_preparations=False,
     ),
 }
 OPERATIONS = [

@@ -20,6 +20,7 @@ _LIBRARY = {
     "erf": "erf", "erfc": "erfc", "lgamma": "lgamma", "pow": "pow", "atan2": "atan2", "hypot": "hypot",
     "nextafter": "nextafter",
 }  # fmt: skip
+FUNCTIONS = frozenset(_LIBRARY) | {"sigmoid", "erfinv", "digamma"}  # those that `emit` makes of many instructions
 
 
 def emit(b: Builder, name: str, args: Sequence[Value]) -> Value:

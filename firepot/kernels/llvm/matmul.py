@@ -119,8 +119,11 @@ class _Plan:
         return tiles * self.tile.rows * self.tile.columns * self.d.accumulate.size
 
 
-def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
-    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace, if any, last."""
+def lower(d: Matmul, epilogue: Epilogue, processor: Any, repeated: bool = False) -> Kernel:
+    """The kernel of a product. Operands: x, y, then those of the epilogue; the workspace, if any, last.
+
+    `repeated`: many products with the same y follow each other, so that its panels are as good as there already.
+    """
     work = d.batch * d.m * d.n * d.k
     if matmul_rows.applies(d, processor):
         return matmul_rows.lower(d, epilogue, processor, parallel=work >= _SERIAL)
@@ -128,21 +131,23 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
     tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
     numbers = dots.numbers_of_a_word(d.dtype, d.accumulate, processor)
-    direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
+    few = d.m * d.batch // y_batches <= 4 * tile.rows and not repeated
+    direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and few
     plan = _Plan(d, tile, y_batches, direct, numbers)
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
     size = plan.y_bytes + plan.partial_bytes
     tile_bytes = tile.rows * tile.columns * d.accumulate.size
     x_batches = d.batch if d.x_strides[0] else 1
+    columns = f"columns of {y_batches}x{d.k}x{d.n} {d.y_strides} {d.dtype} by {numbers} in {tile.columns}"
     return Kernel(
-        key=f"matmul {processor.vector_bytes} {numbers} {d} {epilogue.key}",
+        key=f"matmul {processor.vector_bytes} {numbers} {direct} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
         phases=("multiply",) if direct else ("pack_columns", "multiply"),
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
         scratch=plan.x_bytes + (tile_bytes if epilogue.large else 0),
         workspace=size,
         # Kept copies of y are to be most of what is kept.
-        prepares=(1, f"columns of {d} by {numbers} in {tile}") if not direct and 2 * plan.y_bytes >= size else None,
+        prepares=(1, columns) if not direct and 2 * plan.y_bytes >= size else None,
         parallel=work >= _SERIAL,
         explicit=True,
         flops=2 * work + (following.flops if following else 0),

@@ -26,8 +26,11 @@ from firepot.kernels.llvm.nest_stream import stream
 from firepot.kernels.llvm.normalise import indices, normalise
 from firepot.kernels.loops import CheckedIndex, Expr, Guard, Nest, Reduce, children
 
-_SMALL = 1 << 14  # points below which one thread does the whole kernel
+_SMALL = 1 << 14  # points below which one thread does the whole kernel,
+_LITTLE_WORK = 1 << 18  # if these are its instructions, or less: what sending for the others costs
 _TILE = 4096  # points of a map that one task takes
+_LONG_TILE = 512  # the same, where a point takes many instructions
+_FUNCTION = 20  # instructions of an exp, tanh or the like
 
 
 def lower(nest: Nest, processor: Any) -> Kernel:
@@ -46,7 +49,7 @@ def lower(nest: Nest, processor: Any) -> Kernel:
         label=label(nest),
         workspace=workspace_bytes(plan),
         scratch=invariant_bytes(plan),
-        parallel=points >= _SMALL,
+        parallel=points >= _SMALL or operations(nest, _FUNCTION) > _LITTLE_WORK,
         explicit=_affine(nest),
         flops=operations(nest),
         bytes=traffic(nest),
@@ -116,7 +119,9 @@ def _map(b: Builder, plan: Plan) -> None:
             _body(b, pointers, plan, list(plan.nest.stages), [(scope, None)], {})
         return
     size, lanes = plan.along.size, plan.lanes
-    tile = size if rows >= 256 and size <= 4 * _TILE else min(size, max(lanes, _TILE))
+    points = rows * size
+    most = _LONG_TILE if points < 16 * _TILE and operations(plan.nest, _FUNCTION) > _LITTLE_WORK else _TILE
+    tile = size if rows >= 256 and size <= 4 * _TILE else min(size, max(lanes, most))
     tile = tile if tile == size else tile // lanes * lanes
     pieces = -(-size // tile)
     start, stop = b.share(rows * pieces)

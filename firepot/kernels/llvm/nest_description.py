@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from firepot.graph.index import Axis, Computed, Index
+from firepot.kernels.llvm.math import FUNCTIONS
 from firepot.kernels.loops import (
     CheckedIndex,
     Const,
@@ -100,8 +101,11 @@ def label(nest: Nest) -> str:
     return f"reduce[{','.join(folds)}]({inside})" if folds else f"map({inside or 'copy'})"
 
 
-def operations(nest: Nest) -> int:
-    """Floating-point operations: each once for every point of the axes that its value varies over."""
+def operations(nest: Nest, function: int = 1) -> int:
+    """Floating-point operations: each once for every point of the axes that its value varies over.
+
+    `function`: for how many a function such as exp counts.
+    """
     outer = math.prod(a.size for a in nest.axes)
     total = 0
     seen: set[int] = set()
@@ -112,7 +116,7 @@ def operations(nest: Nest) -> int:
             return
         seen.add(id(expr))
         if isinstance(expr, Op) and expr.name not in _NO_ARITHMETIC and any(a.dtype.kind == "f" for a in expr.args):
-            total += math.prod(a.size for a in expr.axes())
+            total += math.prod(a.size for a in expr.axes()) * (function if expr.name in FUNCTIONS else 1)
         for child in children(expr):
             walk(child)
 
