@@ -78,6 +78,12 @@ _LOSSES = ["T.nn.functional.cross_entropy({x}.reshape(-1, {n}), T.arange({x}.num
            "T.nn.functional.gaussian_nll_loss({x}, {y}, T.ones_like({x}) * 2)",
            "T.nn.functional.poisson_nll_loss({x}, {y} * {y})", "T.nn.functional.cosine_similarity({x}, {y}, {d})",
            "T.nn.functional.soft_margin_loss({x}, {x}.detach().sign())"]  # fmt: skip
+# Loops and branches, which PyTorch takes step by step.
+_CONTROL = ["SCAN(lambda c, r: ((c * 0.5 + r).tanh(), c.sum() * r), {x}[0] * 0, {x})[1]",
+            "SCAN(lambda c, r: (c.sin() + r, c), {x}[0], {x} * 2)[0]", "SCAN(lambda c, r: (c @ {y} + r, r * c), {x}[0], {x})[1]",
+            "COND({x}.sum() > 0.1, lambda v: v.sin() * 2, lambda v: v * {y}, {x} + 0 * {y})",
+            "SCAN(lambda c, r: (COND(r.sum() > 0, lambda c: c * r, lambda c: c - r, c), r.exp()), {x}[0], {x})[0]",
+            "WHILE(lambda v: (v * v).sum() > 0.1, lambda v: v * 0.5 * T.cos({y}), {x} + {y})"]  # fmt: skip
 _SHAPES = [(), (1,), (4,), (0,), (3, 4), (1, 4), (2, 3, 4), (2, 1, 4), (0, 3), (3, 3)]
 _IMAGE_SHAPES = [(2, 3, 5, 6), (1, 8, 4, 4), (2, 16, 3, 5), (1, 1, 7, 2)]
 _RANKS = {"roll", "cummax"}  # of empty tensors, PyTorch's do not check the dimension; ours do
@@ -89,6 +95,31 @@ def _weights(library: Any) -> Callable[..., Any]:
         return library.sin(library.arange(size, dtype=library.float64) + 1).reshape(shape).to(like.dtype)
 
     return weights
+
+
+_STEPS = """
+def SCAN(f, c, xs):
+    ys = []
+    for x in xs:
+        c, y = f(c, x)
+        ys.append(y)
+    return c, torch.stack(ys)
+def COND(p, f, g, x):
+    return f(x) if p else g(x)
+def WHILE(p, f, x):
+    for _ in range(20):
+        x = f(x) if p(x) else x
+    return x
+"""
+
+
+def _control(library: Any) -> dict[str, Any]:
+    """SCAN, COND and WHILE for a library."""
+    if library is fp:
+        return {"SCAN": fp.scan, "COND": fp.cond, "WHILE": lambda p, f, x: fp.while_loop(p, f, x, maximum=20)}
+    names: dict[str, Any] = {"torch": library}
+    exec(_STEPS, names)
+    return names
 
 
 @dataclasses.dataclass
@@ -114,7 +145,7 @@ class Sample:
         """The program over its inputs, with its derivatives where they are asked for."""
 
         def run(*inputs: Any) -> list[Any]:
-            names = {"T": library, "K": _weights(library), **{f"i{k}": v for k, v in enumerate(inputs)}}
+            names = {**_control(library), "T": library, "K": _weights(library), **{f"i{k}": v for k, v in enumerate(inputs)}}
             for line in self.lines:
                 exec(line, names)
             return [names[self.last]]
@@ -140,6 +171,11 @@ class Sample:
         if "K(" in body:
             weights = ("    def K(like, *shape):\n        size = math.prod(shape)\n        sines = T.sin(T.arange(size, dtype=T.float64) + 1)"
                        "\n        return sines.reshape(shape).to(like.dtype)\n\n")  # fmt: skip
+        if any(f"{name}(" in body for name in ("SCAN", "COND", "WHILE")):
+            steps = "\n".join("    " + line for line in _STEPS.strip().replace("torch.", "T.").splitlines())
+            ours = ("    if T is fp:\n        SCAN, COND = fp.scan, fp.cond\n"
+                    "        WHILE = lambda p, f, x: fp.while_loop(p, f, x, maximum=20)\n")  # fmt: skip
+            weights += f"{steps}\n{ours}\n"
         head = "import math\n\nimport torch\n" if weights else "import torch\n"
         return f"{head}import firepot as fp\n\nfor T in (torch, fp):\n{weights}{given}\n{body}\n    print({self.last}){note}"
 
@@ -153,7 +189,7 @@ def draw(seed: int) -> Sample:
     shapes = _IMAGE_SHAPES if images else _SHAPES
     sample = Sample([r.choice(shapes) for _ in range(2)], [], dtype, 0, seed)
     inputs = [torch.from_numpy(a) for a in sample.arrays()]
-    kinds = _SMOOTH + _IN_PLACE + _LOSSES + (_KINKED if order < 2 else []) + (_PLAIN if order == 0 else [])
+    kinds = _SMOOTH + _IN_PLACE + _LOSSES + _CONTROL + (_KINKED if order < 2 else []) + (_PLAIN if order == 0 else [])
     kinds = kinds + 4 * _IMAGES if images else kinds
     names = ["i0", "i1"]
     for _ in range(60):

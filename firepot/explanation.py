@@ -189,6 +189,7 @@ class Explanation:
             self._memory(),
             f"{_amount(self.flops)}flop, {_amount(self.bytes)}B moved; the machine's "
             f"peak is {_amount(self.peaks.flops)}flop/s and {_amount(self.peaks.bandwidth)}B/s",
+            *self._blocks(),
             "",
             self.table("time", most),
         ]
@@ -201,6 +202,10 @@ class Explanation:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _blocks(self) -> list[str]:
+        count = self._program.blocks
+        return [f"the batch goes through in {count} blocks, each through all kernels"] if count > 1 else []
 
     def _memory(self) -> str:
         text = f"memory {_amount(self.memory_bytes)}B beside arguments and state, of it arena {_amount(self.arena_bytes)}B"
@@ -268,19 +273,20 @@ def _measured(
     assert program is not None, "a capture that locates its nodes is built"
     kernels = []
     for number, step in enumerate(program.steps):
-        place, derivative = _origin(step, trace, capture)
+        place, derivative = _origin([program.sources.get(n, n) for n in step.nodes], trace, capture)
         # The peak is of float32: float64 has half as many lanes, dot-product instructions do more at once. Numbers
         # beside the arrays, as a learning rate in float64, do not slow the rest.
         widest = max((s.dtype.size for s, _ in step.operands if s.dtype.kind == "f" and s.size > 1), default=4)
         slower = max(widest / 4, 1) / step.kernel.rate
-        floor = max(step.kernel.flops / peaks.flops * slower, step.kernel.bytes / peaks.bandwidth)
+        flops, moved = program.blocks * step.kernel.flops, program.blocks * step.kernel.bytes
+        floor = max(flops / peaks.flops * slower, moved / peaks.bandwidth)
         kernels.append(
             KernelReport(
                 number=number,
                 label=step.kernel.label,
                 seconds=statistics.median(run[number] for run in single),
-                flops=step.kernel.flops,
-                bytes=step.kernel.bytes,
+                flops=flops,
+                bytes=moved,
                 floor_seconds=floor,
                 parallel=step.kernel.parallel,
                 operations=tuple(map(repr, step.nodes)),
@@ -294,10 +300,10 @@ def _measured(
     return Explanation(name, program, kernels, statistics.median(whole), peaks, pool.get_num_threads(), compilations)
 
 
-def _origin(step: Step, trace: Trace, capture: Capture) -> tuple[Place, bool]:
+def _origin(roots: Sequence[Node], trace: Trace, capture: Capture) -> tuple[Place, bool]:
     """Where the first of a kernel's results was written; the compiler's own nodes are traced to their inputs."""
     starts = [start for start, _ in trace.origins]
-    for root in step.nodes:
+    for root in roots:
         waiting: list[Node] = [root]
         for _ in range(32):
             if not waiting:

@@ -1,6 +1,6 @@
 """Times of the gallery's operators and of PyTorch's: python docs/gallery/timings.py (needs torch).
 
-Median of alternating runs in milliseconds. `loops` are plain NumPy, where PyTorch has no such operator.
+Median of runs in alternating blocks, in milliseconds. `loops` are plain NumPy, where PyTorch has no such operator.
 """
 
 import statistics
@@ -34,14 +34,15 @@ def nms_loops(boxes, scores, threshold):
 
 
 def report(name, ours, theirs, rounds=15):
-    """ours() and theirs() in turn."""
+    """ours() and theirs() in turn, a few calls each: another library's threads may spin for a while after a call."""
     times = [], []
-    for n in range(rounds + 3):
+    for _ in range(3):
         for run, kept in zip((ours, theirs), times, strict=True):
-            start = time.perf_counter()
-            run()
-            if n >= 3:
-                kept.append(1e3 * (time.perf_counter() - start))
+            for n in range(rounds // 3 + 2):
+                start = time.perf_counter()
+                run()
+                if n >= 2:
+                    kept.append(1e3 * (time.perf_counter() - start))
     a, b = map(statistics.median, times)
     print(f"{name:28} {a:9.3f} {b:9.3f} {b / a:7.2f}", flush=True)
 

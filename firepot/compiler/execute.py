@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -46,8 +47,8 @@ class Executor:
             self.program = None
         kept = [Buffer.empty(size) for size in plan.kept]
         steps: list[runtime.AnyStep | tuple[runtime.AnyStep, ...]] = []
-        for number, planned in enumerate(plan.steps):
-            operands = [runtime.Operand(*place) for place in planned.operands]
+        for block, (number, planned) in itertools.product(range(plan.blocks), enumerate(plan.steps)):
+            operands = plan.operands(planned, block)
             if planned.kept >= 0:
                 operands.append(runtime.Operand(kept[planned.kept]))
             elif planned.workspace >= 0:
@@ -55,9 +56,9 @@ class Executor:
             if planned.loop is not None:
                 steps.append(subprogram.steps(planned.loop, operands))
                 continue
-            steps.append(
-                runtime.Step(planned.kernel(), tuple(operands), number == plan.guard, prepared=planned.kept >= 0)
-            )
+            phases = (1 if planned.begun else 0, None)
+            guard, kept_too = number == plan.guard, planned.kept >= 0
+            steps.append(runtime.Step(planned.kernel(), tuple(operands), guard, prepared=kept_too, phases=phases))
         self.executable = runtime.Executable(
             steps, plan.inputs + len(plan.fresh), plan.arena, repeatable=not plan.donated, functions=table,
             frugal=plan.frugal,
@@ -151,8 +152,10 @@ class Rehearsal:
         return time.perf_counter() - start
 
     def profile(self) -> list[float]:
-        """Seconds of each step in one run, with a barrier after each."""
-        return self._executable.profile(self._addresses(), self._ready)
+        """Seconds of each of the plan's steps in one run, in all blocks together, with a barrier after each."""
+        seconds = self._executable.profile(self._addresses(), self._ready)
+        count = len(self._executor.plan.steps)
+        return [sum(seconds[number::count]) for number in range(count)]
 
     def _addresses(self) -> list[int]:
         for i, copy in self._copies.items():

@@ -160,7 +160,7 @@ class Lowering:
 
         description, (a, b) = self._convolution(node)
         nest, further = rebased(following.nest, following.operands)
-        epilogue = NestEpilogue(nest, following.finished, lane=following.lane)
+        epilogue = NestEpilogue(nest, following.finished, following.lane, following.finished.loops)
         operands = [(x.storage, x.offset * x.storage.dtype.size) for x in (a, b)]
         kernel = convolution.lower(description, epilogue, self.processor)
         self.steps.append(Step(kernel, (*operands, *further), tuple(roots)))
@@ -238,13 +238,28 @@ class Lowering:
         self._step(node, scatter.lower(description, self.processor), (x, updates, *indices), self.storage[node])
 
     def procedure(self, node: Node) -> None:
+        """The kernel of all outputs of a procedure, where the first of them is made."""
         from firepot.graph.primitives.procedure import sites
         from firepot.kernels.llvm import procedure
 
+        code = node.params[0]
+        outputs = range(len(code.outputs))
+        family = [
+            next((n for n in self.opaque if n.primitive is node.primitive and n.inputs == node.inputs
+                  and n.params == (code, number)), None)
+            for number in outputs
+        ]  # fmt: skip
+        made = [n for n in family if n is not None]
+        if node in self.made:
+            return
+        self.made.update(made)
         reads = [self.access(i) for i in node.inputs]
-        code, kept = node.params
-        description = procedure.Described(code, kept, tuple(a.strides for a in reads), sites(code), self.lanes)
-        self._step(node, procedure.lower(description), reads, self.storage[node])
+        description = procedure.Described(
+            code, tuple(n is not None for n in family), tuple(a.strides for a in reads), sites(code), self.lanes
+        )
+        operands = [(a.storage, a.offset * a.storage.dtype.size) for a in reads]
+        operands += [(s, s.offset * s.dtype.size) for s in (self.storage[n] for n in made)]
+        self.steps.append(Step(procedure.lower(description), tuple(operands), tuple(made)))
 
     def loop(self, node: Node) -> None:
         from firepot.compiler import loop

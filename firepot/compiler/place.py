@@ -31,13 +31,14 @@ class Placement:
 
 def place(
     steps: Sequence[Step], storage: Mapping[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
-    donations: Mapping[int, int], share_memory: bool, prepared: Set[int],
+    donations: Mapping[int, int], share_memory: bool, prepared: Set[int], shared: Mapping[int, int],
 ) -> Placement:  # fmt: skip
     """Decide where each stored value lives.
 
     Args:
         share_memory: whether values that do not live at the same time may lie in the same place.
         prepared: numbers of steps whose workspace is kept from run to run, elsewhere.
+        shared: step -> the earlier one whose workspace it takes over, with what is in there.
     """
     places: dict[int, tuple[str, int]] = {storage[node].number: ("input", i) for i, node in enumerate(inputs)}
     program_outputs: list[tuple[int, Storage | None]] = []
@@ -61,8 +62,9 @@ def place(
     for n, heir in reversed(heirs.items()):  # the last of a row of takings over first
         last[heir] = last[n]
     intervals = [Interval(blocks[n].size * blocks[n].dtype.size, first[n], last[n]) for n in inner]
-    with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace and t not in prepared]
-    intervals += [Interval(steps[t].kernel.workspace, t, t) for t in with_workspace]
+    with_workspace = [t for t, s in enumerate(steps) if s.kernel.workspace and t not in prepared and t not in shared]
+    used = {t: t for t in with_workspace} | {maker: t for t, maker in sorted(shared.items())}  # for the last time
+    intervals += [Interval(steps[t].kernel.workspace, t, used[t]) for t in with_workspace]
     if not share_memory:
         intervals = [Interval(i.size, 0, len(steps)) for i in intervals]
     offsets, total = plan(intervals)
@@ -73,6 +75,8 @@ def place(
     workspaces = [-1] * len(steps)
     for t, offset in zip(with_workspace, offsets[len(inner) :], strict=True):
         workspaces[t] = offset
+    for t, maker in shared.items():
+        workspaces[t] = workspaces[maker]
     return Placement(total, places, workspaces, program_outputs, guard, donated)
 
 

@@ -11,7 +11,7 @@ from firepot.compiler import subprogram
 from firepot.compiler.program import Program
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import engine
-from firepot.runtime.program import ARENA, FIRST
+from firepot.runtime.program import ARENA, FIRST, Operand
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class PlannedStep:
     scratch, parallel, unordered: as of `Kernel`
     operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
     workspace: byte offset in the arena, or −1
+    begun:    an earlier step has run its first phase, in the same workspace
     kept:     number of the memory, among the plan's `kept`, that is its workspace from run to run; −1: none
     loop:     for a loop over other kernels or a branch, those
     """
@@ -33,6 +34,7 @@ class PlannedStep:
     operands: tuple[tuple[int, int], ...]
     workspace: int
     kept: int
+    begun: bool = False
     loop: subprogram.Plan | None = None
 
     def kernel(self) -> Kernel:
@@ -72,6 +74,7 @@ class Plan:
     constants: numbers of the inputs that prepared steps depend on
     kept:      bytes of each workspace that is kept from run to run
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
+    blocks, moved: how often the steps run, and by how many bytes a base moves on each time, as (base, bytes)
     frugal:    whether an arena is let go that is larger than needed: there is a memory budget
     """
 
@@ -86,6 +89,13 @@ class Plan:
     kept: tuple[int, ...]
     checks: Mapping[int, tuple[int, str, bool]]
     frugal: bool
+    blocks: int = 1
+    moved: tuple[tuple[int, int], ...] = ()
+
+    def operands(self, step: PlannedStep, block: int) -> list[Operand]:
+        """Those of a step, without the workspace, when a block of the examples is its turn."""
+        moved = dict(self.moved)
+        return [Operand(base, offset + block * moved.get(base, 0)) for base, offset in step.operands]
 
     def codes(self) -> list[engine.Code]:
         """Of all kernels."""
@@ -113,6 +123,7 @@ def plan_of(program: Program) -> Plan:
     fresh: list[tuple[int, int]] = []
     base_of_output: dict[int, int] = {}
     outputs: list[tuple[str, int]] = []
+    moved = [(FIRST + i, size) for i, size in program.moved.items()]
     for number, (where, storage) in enumerate(program.outputs):
         if storage is None:
             outputs.append(("output", where) if where >= 0 else ("input", -1 - where))
@@ -122,7 +133,9 @@ def plan_of(program: Program) -> Plan:
         else:
             base_of_output[number] = FIRST + program.input_count + len(fresh)
             outputs.append(("fresh", len(fresh)))
-            fresh.append((number, max(storage.size * storage.dtype.size, 1)))
+            fresh.append((number, max(storage.size * storage.dtype.size * program.blocks, 1)))
+            if program.blocks > 1:
+                moved.append((base_of_output[number], storage.size * storage.dtype.size))
     kept: list[int] = []
     kept_numbers: dict[tuple[int, int, str, int], int] = {}
     steps = []
@@ -147,7 +160,7 @@ def plan_of(program: Program) -> Plan:
             PlannedStep(
                 code_of(kernel) if step.plan is None else None, kernel.scratch, kernel.parallel, kernel.unordered,
                 tuple(operands), -1 if own >= 0 else program.workspaces[t], own,
-                None if step.plan is None else _planned(step.plan),
+                t in program.shared, None if step.plan is None else _planned(step.plan),
             )
         )  # fmt: skip
     return Plan(
@@ -162,6 +175,8 @@ def plan_of(program: Program) -> Plan:
         kept=tuple(kept),
         checks=program.checks,
         frugal=program.budget is not None,
+        blocks=program.blocks,
+        moved=tuple(moved),
     )
 
 
@@ -175,7 +190,7 @@ def to_bytes(plan: Plan) -> bytes:
     steps = [
         (
             -1 if s.code is None else codes[s.code], s.scratch, s.parallel, s.unordered, s.operands, s.workspace,
-            s.kept, None if s.loop is None else subprogram.to_plain(s.loop, kernel),
+            s.kept, s.begun, None if s.loop is None else subprogram.to_plain(s.loop, kernel),
         )
         for s in plan.steps
     ]  # fmt: skip
@@ -183,6 +198,7 @@ def to_bytes(plan: Plan) -> bytes:
         "codes": list(codes), "steps": steps, "inputs": plan.inputs, "arena": plan.arena, "guard": plan.guard,
         "fresh": plan.fresh, "outputs": plan.outputs, "donated": plan.donated, "constants": plan.constants,
         "kept": plan.kept, "checks": list(plan.checks.items()), "frugal": plan.frugal,
+        "blocks": plan.blocks, "moved": plan.moved,
     }  # fmt: skip
     return json.dumps(content, separators=(",", ":")).encode()
 
@@ -198,10 +214,10 @@ def from_bytes(data: bytes) -> Plan:
     return Plan(
         steps=tuple(
             PlannedStep(
-                codes[code] if code >= 0 else None, scratch, parallel, unordered, _pairs(operands), workspace, kept,
+                codes[code] if code >= 0 else None, scratch, parallel, unordered, _pairs(operands), workspace, kept, begun,
                 None if loop is None else subprogram.from_plain(loop, kernel),
             )
-            for code, scratch, parallel, unordered, operands, workspace, kept, loop in content["steps"]
+            for code, scratch, parallel, unordered, operands, workspace, kept, begun, loop in content["steps"]
         ),
         inputs=content["inputs"],
         arena=content["arena"],
@@ -213,6 +229,8 @@ def from_bytes(data: bytes) -> Plan:
         kept=tuple(content["kept"]),
         checks={site: (size, message, negative) for site, (size, message, negative) in content["checks"]},
         frugal=content["frugal"],
+        blocks=content["blocks"],
+        moved=_pairs(content["moved"]),
     )
 
 

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 
 from firepot.compiler import debug
 from firepot.compiler.assemble import Assembly, assemble
+from firepot.compiler.batch_blocks import in_blocks
 from firepot.compiler.emit import Storage, rebased
 from firepot.compiler.follow import follow, following
 from firepot.compiler.fuse import Group, build_nest, choose_roots, form_groups, layouts_of, merge_groups
-from firepot.compiler.layout import Layout, channels_last, row_major, strides_of
-from firepot.compiler.lower import Lowering, Step, access, stored_under
+from firepot.compiler.layout import Layout, row_major, strides_of
+from firepot.compiler.lower import Lowering, Step, stored_under
+from firepot.compiler.operands import lay_operands_out, layout_of_operand, readable, store_as_read
 from firepot.compiler.place import place
 from firepot.compiler.rematerialise import within
 from firepot.compiler.schedule import schedule
-from firepot.compiler.subprogram import dense
+from firepot.compiler.share import shared
 from firepot.graph.node import Node, Opaque, topological
 from firepot.graph.primitives.contract import convolve_primitive
 from firepot.graph.primitives.elementwise import check_sites, is_leaf
@@ -35,9 +37,14 @@ class Program:
     places:    by number of each stored value: ('input', i), ('output', i) or ('arena', byte offset)
     donated:   output number -> input number whose memory the output takes over
     prepared:  step number -> input number: the step keeps what it makes of that input alone (see `Passes.prepare`)
+    shared:    step number -> the step before it whose preparation it uses (see `share`)
     checks:    number by which a kernel reports a bad index -> params of the check_index nodes that it stands for
     results:   the nodes that the program was made of
     budget:    bytes that a run was allowed to take, where a budget was given
+    blocks:    how often the steps run, each time on a further block of the examples (see `batch_blocks`); `results`,
+               `places` and `outputs` are those of one block
+    moved:     input number -> bytes from one block's examples to the next's; outputs lie one block after another
+    sources:   nodes of one block -> the nodes that they stand for
     """
 
     steps: list[Step]
@@ -49,10 +56,14 @@ class Program:
     guard_step: int
     donated: dict[int, int] = field(default_factory=dict)
     prepared: dict[int, int] = field(default_factory=dict)
+    shared: dict[int, int] = field(default_factory=dict)
     checks: dict[int, tuple[int, str, bool]] = field(default_factory=dict)
     compile_seconds: float = 0.0
     results: tuple[Node, ...] = ()
     budget: int | None = None
+    blocks: int = 1
+    moved: dict[int, int] = field(default_factory=dict)
+    sources: dict[Node, Node] = field(default_factory=dict)
 
     def outputs_stored(self) -> list[tuple[int, Storage]]:
         """(output number, storage) of the outputs that the program writes itself."""
@@ -61,7 +72,7 @@ class Program:
     def fresh(self) -> list[tuple[int, int]]:
         """(output number, bytes) of the outputs that get memory of their own at each run."""
         stored = [(n, s) for n, s in self.outputs_stored() if n not in self.donated]
-        return [(n, max(s.size * s.dtype.size, 1)) for n, s in stored]
+        return [(n, max(s.size * s.dtype.size * self.blocks, 1)) for n, s in stored]
 
     def kept(self) -> dict[tuple[int, int, str, int], int]:
         """Bytes of the workspaces that prepared steps keep from run to run, by what is put there."""
@@ -99,6 +110,7 @@ class Passes:
     merge: bool = True  # kernels that share an iteration space joined
     schedule: bool = True  # kernels in an order that keeps little; else as recorded
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
+    statistics: bool = True  # folds over each channel of what a convolution makes by its own kernel, batch norm's too
     dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
     lanes: bool = True  # loops of procedures (fp.kernel) whose turns are independent in the lanes of vectors
     share_memory: bool = True  # values that do not live at the same time in the same place
@@ -106,6 +118,8 @@ class Passes:
     # run, and made again when the input has other contents. Takes as much memory as those weights, and up to four
     # times that where 3×3 filters are transformed.
     prepare: bool = True
+    blocks: bool = True  # large batches in blocks that go through all kernels within the cache; else kernel by kernel
+    share_preparations: bool = True  # what several kernels make of one value made once; else by each
 
 
 ALL_PASSES = Passes()
@@ -131,16 +145,27 @@ def build(
     Raises: OverBudget where no program was found that takes so little.
     """
     start = time.perf_counter()
+    if passes.blocks and budget is None and not donations:
+        blocks = in_blocks(inputs, outputs, constants)
+        if blocks is not None:
+            program = build(blocks.inputs, blocks.outputs, None, replace(passes, blocks=False), constants)
+            given = {i: blocks.inputs[i] for i in blocks.moved}
+            program.blocks, program.sources = blocks.count, blocks.sources
+            program.moved = {i: node.size * node.dtype.size for i, node in given.items()}
+            program.compile_seconds = time.perf_counter() - start
+            return program
     order = topological(outputs, is_leaf)
     roots = choose_roots(order, outputs) if passes.recompute else {n for n in order if not is_leaf(n)}
     layouts = {n: row_major(len(n.shape)) for n in order}
     if passes.layout:
         layouts = layouts_of(order, outputs)
-        _lay_operands_out(order, roots, set(outputs), layouts)
+        if passes.recompute:
+            store_as_read(order, roots, set(outputs), layouts)
+        lay_operands_out(order, roots, set(outputs), layouts)
     assembly = Assembly(list(order))
     if passes.assemble:
         assembly = assemble(order, roots, outputs, layouts)
-    storage = _assign_storage(assembly, roots, inputs, outputs, layouts)
+    storage = _assign_storage(assembly, roots, inputs, outputs, layouts, passes.layout)
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
         groups = merge_groups(groups, storage, set(outputs))
@@ -150,18 +175,19 @@ def build(
         inner = {n: s.size * s.dtype.size for n, s in storage.items() if n not in final and not is_leaf(n)}
         groups = schedule(groups, inner, overwritten)
     if passes.follow:
-        groups = follow(groups, storage, set(outputs), overwritten)
+        groups = follow(groups, storage, set(outputs), overwritten, passes.statistics)
     steps = _lower(groups, storage, set(outputs), layouts, set(assembly.parts), passes)
 
-    def program_of(steps: list[Step], prepare: bool) -> Program:
+    def program_of(steps: list[Step], prepare: bool = False, share: bool = False) -> Program:
         prepared = _prepared(steps, storage, inputs, constants) if prepare else {}
-        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys())
+        once = shared(steps, storage, prepared.keys()) if share else {}
+        placed = place(steps, storage, inputs, outputs, donations or {}, passes.share_memory, prepared.keys(), once)
         return Program(
             steps, placed.arena, placed.places, placed.workspaces, placed.outputs, len(inputs), placed.guard_step,
-            placed.donated, prepared,
+            placed.donated, prepared, once,
         )  # fmt: skip
 
-    program = program_of(steps, passes.prepare)
+    program = program_of(steps, passes.prepare, passes.share_preparations)
     if budget is not None:
         program = within(budget, program, storage, inputs, outputs, program_of)
     program.checks = {check_sites.number(c): c for node in order for c in node.primitive.checks(node)}
@@ -171,18 +197,9 @@ def build(
     return program
 
 
-def _lay_operands_out(order: Sequence[Node], roots: set[Node], fixed: set[Node], layouts: dict[Node, Layout]) -> None:
-    """Have the stored operands of convolutions channels-last."""
-    for node in order:
-        if node.primitive is convolve_primitive:
-            for operand in node.inputs[: 2 if node.params[0] == "weight_grad" else 1]:
-                if operand in roots and operand not in fixed and operand.shape[1] >= 8:
-                    layouts[operand] = channels_last(len(operand.shape))
-
-
 def _assign_storage(
     assembly: Assembly, roots: set[Node], inputs: Sequence[Node], outputs: Sequence[Node],
-    layouts: dict[Node, Layout],
+    layouts: dict[Node, Layout], lay_out: bool,
 ) -> dict[Node, Storage]:  # fmt: skip
     """Give every stored value a number and strides; operands that no strides can say are added to the roots."""
     storage: dict[Node, Storage] = {}
@@ -203,21 +220,11 @@ def _assign_storage(
     for node in assembly.order:
         if isinstance(node.primitive, Opaque):
             for operand in node.inputs:
-                if operand not in storage and not _readable(node, operand, storage):
+                if operand not in storage and not readable(node, operand, storage):
                     roots.add(operand)
-                    layouts[operand] = (
-                        channels_last(len(operand.shape))
-                        if node.primitive is convolve_primitive and layouts[operand] != row_major(len(operand.shape))
-                        else row_major(len(operand.shape))
-                    )
+                    layouts[operand] = layout_of_operand(node, operand) if lay_out else row_major(len(operand.shape))
                     add(operand)
     return storage
-
-
-def _readable(node: Node, operand: Node, storage: dict[Node, Storage]) -> bool:
-    """Whether the kernel of an opaque node can read its operand through strides."""
-    found = access(operand, storage)
-    return found is not None and (not node.primitive.dense or dense(found, operand.shape))  # type: ignore[attr-defined]
 
 
 def _lower(

@@ -55,19 +55,19 @@ class OverBudget(Exception):
 
 def within(
     budget: int, program: Program, storage: Mapping[Node, Storage], inputs: Sequence[Node], outputs: Sequence[Node],
-    program_of: Callable[[list[Step], bool], Program],
+    program_of: Callable[[list[Step]], Program],
 ) -> Program:  # fmt: skip
     """The program, or one that computes the same with at most `budget` bytes of memory.
 
     Args:
-        program_of: makes a program of steps; the second argument: whether steps may keep what they prepare.
+        program_of: makes a program of steps, each of which prepares for itself alone.
     Raises: OverBudget.
     """
     fitting = program
-    if program.memory > budget and program.prepared:
-        fitting = program_of(program.steps, False)
+    if program.memory > budget and (program.prepared or program.shared):
+        fitting = program_of(program.steps)
     if fitting.memory > budget:
-        fitting = _planned(budget, fitting, storage, inputs, outputs, lambda steps: program_of(steps, False))
+        fitting = _planned(budget, fitting, storage, inputs, outputs, program_of)
     fitting.budget = budget
     return fitting
 

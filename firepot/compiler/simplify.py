@@ -83,7 +83,7 @@ _RULES: dict[Any, _Rule] = {
     views.slice_primitive: lambda n, i: views.slice_(i[0], *n.params),
     ew.mul_primitive: lambda n, i: ew.mul(i[0], i[1]),
     ew.div_primitive: lambda n, i: ew.div(i[0], i[1]),
-    ew.where_primitive: lambda n, i: ew.where(i[0], i[1], i[2]),
+    ew.where_primitive: lambda n, i: i[2] if _limited(*i) else ew.where(i[0], i[1], i[2]),
     ew.cast_primitive: lambda n, i: ew.cast(i[0], n.params[0]),
 }
 
@@ -152,6 +152,29 @@ def _before_relu(node: Node, inputs: Sequence[Node], standardised: set[Node]) ->
     if constant.primitive is not ew.constant_primitive or constant.params[0] != 0:
         return None
     return ew.compare("le", inputs[0].inputs[0], inputs[1])
+
+
+def _limited(condition: Node, x: Node, other: Node) -> bool:
+    """Whether a choice between x where low < x < high, and x limited to low … high, is the latter: hardtanh, whose
+    derivative is zero at the limits, while those of the limits alone are not."""
+    below, above = _operands(other, "where", 3), _operands(condition, "and", 2)
+    if below is None or above is None:
+        return False
+    above_low, under_high = (_operands(c, name, 2) for c, name in zip(above, ("gt", "lt"), strict=True))
+    exceeds, high, rest = below
+    inner, outside = _operands(rest, "where", 3), _operands(exceeds, "gt", 2)
+    if above_low is None or under_high is None or inner is None or outside is None:
+        return False
+    low = inner[1]
+    return (
+        above_low == (x, low) and under_high == (x, high) and outside == (rest, high) and inner[2] is x
+        and _operands(inner[0], "lt", 2) == (x, low)
+    )  # fmt: skip
+
+
+def _operands(node: Node, name: str, count: int) -> tuple[Node, ...] | None:
+    """The inputs of a node of this primitive, which has `count` of them."""
+    return node.inputs if node.primitive.name == name and len(node.inputs) == count else None
 
 
 def _is_spread(node: Node) -> bool:

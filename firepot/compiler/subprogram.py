@@ -220,7 +220,7 @@ class Body:
     def __init__(
         self, results: Sequence[Node], own: Mapping[Node, int] | None = None, lasting: Collection[Node] = ()
     ) -> None:
-        from firepot.compiler.program import build
+        from firepot.compiler.program import ALL_PASSES, build
 
         _, self.inputs, order = simplify.structure(results)
         inputs, outputs = simplify.simplify(order, self.inputs, results)
@@ -233,7 +233,8 @@ class Body:
         places = {p: i for i, p in enumerate(self.inputs)}
         donations = {r: places[p] for p, r in (own or {}).items() if p in places}
         constants = [places[p] for p in lasting if p in places]
-        self.program: Program = build(inputs, outputs, donations, constants=constants)
+        passes = replace(ALL_PASSES, blocks=False)  # which is for programs that run by themselves
+        self.program: Program = build(inputs, outputs, donations, passes, constants)
         unread = {r for p, r in (own or {}).items() if p not in places}
         self.written_over = unread | self.program.donated.keys()
 
@@ -287,7 +288,7 @@ def _plan(
         if step.plan is not None:
             found.append(InnerPlan(step.plan, tuple(places)))
         else:
-            found.append(InnerStep(step.kernel, tuple(places)))
+            found.append(InnerStep(step.kernel, tuple(places), 1 if t in program.shared else 0))
     return tuple(once), tuple(found)
 
 

@@ -39,8 +39,7 @@ class kernel:
     shares its turns among the threads; in it, outputs are indexed by i and j themselves. A kernel of other loops runs
     on one thread. Innermost loops compute one element after another, in order.
 
-    Works eagerly, in fp.jit, backward and vmap, like any operation. Several outputs of different dtypes cost a run for
-    each dtype.
+    Works eagerly, in fp.jit, backward and vmap, like any operation.
 
     Raises: SyntaxError with file and line for what a kernel cannot say; IndexError with the line for an index outside
     of 0 … size − 1 (negative ones do not count from the end).

@@ -17,6 +17,7 @@ from firepot.custom_kernel.source import ALLOWED, Source
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType, promote
 from firepot.kernels import procedure as ir
+from firepot.kernels.liveness import with_constants
 
 _BINARY = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.FloorDiv: "floordiv", ast.Mod: "remainder",
@@ -113,7 +114,7 @@ class Translation:
             self.accesses: list[tuple[int, tuple[ir.Code, ...], bool, ast.AST]] = []
             body = self.block(top, top=True)
         locals = tuple(sorted((n, k[0]) for n, k in self.kinds.items()))
-        return ir.Procedure(self.source.name, self.arrays, locals, tuple(self.checks), body)
+        return ir.Procedure(self.source.name, self.arrays, locals, tuple(self.checks), with_constants(body))
 
     # -- statements --------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,10 @@ def branch(condition: Node, branches: Sequence[Callable[..., Any]], operands: Se
     bodies, operands = on_common_operands(
         [closed((), (), (), [side[n] for n in kept], since=since, given=given) for side in sides]
     )
-    values = dict(zip(kept, choose(condition, *bodies, operands), strict=True)) if kept else {}
+    if any(n.dtype.kind == "c" for n in (*operands, *sides[0])):  # which the compiler takes apart, but not in bodies
+        values = {n: ew.where(views.expand(condition, sides[0][n].shape), *(side[n] for side in sides)) for n in kept}
+    else:
+        values = dict(zip(kept, choose(condition, *bodies, operands), strict=True)) if kept else {}
     found = []
     for n, (a, b) in enumerate(zip(*sides, strict=True)):
         value = values[n] if n in values else ew.like(a, 0)

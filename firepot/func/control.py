@@ -32,8 +32,8 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     derivative, which computes the branch once more. In-place changes of a branch, of parameters and running statistics
     too, happen where it is taken; backward() inside a branch is a TraceError there.
 
-    Where fp.vmap makes the condition differ from example to example, both branches are computed and the results
-    selected. Then an infinite or undefined derivative of the branch that is not selected makes the whole derivative
+    Where fp.vmap makes the condition differ from example to example, and for complex numbers, both branches are computed
+    and the results selected. Then an infinite or undefined derivative of the branch that is not selected makes the whole derivative
     NaN, as with fp.where: keep its arguments in range.
 
     Raises: RuntimeError for a condition of more than one element; inside fp.jit and fp.vmap TypeError where the results

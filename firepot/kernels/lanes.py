@@ -93,6 +93,8 @@ class _Planner:
 
 
 def _cycles(c: ir.Operation) -> float:
+    if c.name in ("floordiv", "remainder") and c.dtype.kind in "iu" and isinstance(c.args[1], ir.Constant):
+        return 4  # a multiplication
     return _SLOW.get(c.name, 1 if c.name in _QUICK else 16)
 
 
@@ -111,20 +113,23 @@ def innermost(s: ir.Parallel) -> int:
 
 
 def straightened(body: Sequence[ir.Statement]) -> tuple[ir.Statement, ...]:
-    """A loop's body with `continue` at the end of a branch turned into a condition of what follows."""
+    """A loop's body with every `continue` within branches turned into a condition of what follows."""
     result: list[ir.Statement] = []
     for n, s in enumerate(body):
-        rest = tuple(body[n + 1 :])
         if s == ir.Leave("continue"):
             break
-        if isinstance(s, ir.If):
-            ends = [bool(arm) and arm[-1] == ir.Leave("continue") for arm in (s.then, s.otherwise)]
-            if any(ends):
-                arms = [arm[:-1] if end else arm + rest for arm, end in zip((s.then, s.otherwise), ends, strict=True)]
-                result.append(ir.If(s.condition, *map(straightened, arms)))
-                break
+        if isinstance(s, ir.If) and _continues(s):
+            rest = tuple(body[n + 1 :])
+            arms = [straightened(arm + rest) for arm in (s.then, s.otherwise)]
+            result.append(ir.If(s.condition, arms[0], arms[1]))
+            break
         result.append(s)
     return tuple(result)
+
+
+def _continues(s: ir.If) -> bool:
+    arms = (*s.then, *s.otherwise)
+    return ir.Leave("continue") in arms or any(isinstance(a, ir.If) and _continues(a) for a in arms)
 
 
 def slope(c: ir.Code, slopes: dict[str, int], varying: frozenset[str]) -> int | None:
@@ -283,9 +288,9 @@ class _Loop:
                 continue
             for index in zip(*places, strict=True):
                 own = {p.name for p in walk(index[0]) if isinstance(p, ir.Local)} & fixed
-                if own == {self.name} and all(i == index[0] for i in index) and not _loads(index[0]):
-                    if slope(index[0], self.slopes, self.varying):
-                        break
+                alike = own == {self.name} and all(i == index[0] for i in index) and not _loads(index[0])
+                if alike and slope(index[0], self.slopes, self.varying):
+                    break
             else:
                 raise _Dependent
 

@@ -1,9 +1,11 @@
-"""Walks over procedures, and which of their variables are read later."""
+"""Walks over procedures and changes of them, and which of their variables are read later."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+from firepot.graph.dtypes import int64
 from firepot.kernels import procedure as ir
 
 Names = frozenset[str]
@@ -51,6 +53,88 @@ def statements_of(body: Sequence[ir.Statement]) -> Iterator[ir.Statement]:
         yield s
         for block in bodies(s):
             yield from statements_of(block)
+
+
+def rewritten(body: Sequence[ir.Statement], change: Callable[[ir.Code], ir.Code]) -> tuple[ir.Statement, ...]:
+    """The statements with every expression changed, its parts first."""
+
+    def code(c: ir.Code) -> ir.Code:
+        if isinstance(c, ir.Element):
+            c = replace(c, indices=tuple(map(code, c.indices)))
+        elif isinstance(c, ir.Operation):
+            c = replace(c, args=tuple(map(code, c.args)))
+        elif isinstance(c, ir.Choice):
+            c = ir.Choice(code(c.condition), code(c.then), code(c.otherwise), c.dtype)
+        return change(c)
+
+    def statement(s: ir.Statement) -> ir.Statement:
+        if isinstance(s, ir.Assign):
+            return ir.Assign(s.name, code(s.value))
+        if isinstance(s, ir.Store):
+            return replace(s, indices=tuple(map(code, s.indices)), value=code(s.value))
+        if isinstance(s, ir.Range):
+            return ir.Range(s.name, code(s.start), code(s.stop), s.step, block(s.body))
+        if isinstance(s, ir.Parallel):
+            return ir.Parallel(s.names, tuple(map(code, s.sizes)), block(s.body))
+        if isinstance(s, ir.While):
+            return ir.While(code(s.condition), block(s.body))
+        if isinstance(s, ir.If):
+            return ir.If(code(s.condition), block(s.then), block(s.otherwise))
+        return s
+
+    def block(statements: Sequence[ir.Statement]) -> tuple[ir.Statement, ...]:
+        return tuple(map(statement, statements))
+
+    return block(body)
+
+
+def with_constants(body: tuple[ir.Statement, ...]) -> tuple[ir.Statement, ...]:
+    """Variables that are assigned once, and a number, replaced by it (every variable is assigned before it is read)."""
+    while True:
+        every = [s for s in statements_of(body) if isinstance(s, ir.Assign)]
+        names = [s.name for s in every]
+        counting = assigned([s for s in statements_of(body) if isinstance(s, (ir.Range, ir.Parallel))]) - set(names)
+        known = {
+            s.name: s.value for s in every
+            if isinstance(s.value, ir.Constant) and names.count(s.name) == 1 and s.name not in counting
+        }  # fmt: skip
+        if not known:
+            return body
+
+        def change(c: ir.Code, known: dict[str, ir.Constant] = known) -> ir.Code:
+            if isinstance(c, ir.Local):
+                return known.get(c.name, c)
+            return _folded(c)
+
+        body = _without(rewritten(body, change), set(known))
+
+
+def _without(body: Sequence[ir.Statement], names: set[str]) -> tuple[ir.Statement, ...]:
+    """The statements without assignments to the variables."""
+    result: list[ir.Statement] = []
+    for s in body:
+        if isinstance(s, ir.Assign) and s.name in names:
+            continue
+        if isinstance(s, ir.If):
+            s = ir.If(s.condition, _without(s.then, names), _without(s.otherwise, names))
+        elif isinstance(s, (ir.Range, ir.Parallel, ir.While)):
+            s = replace(s, body=_without(s.body, names))
+        result.append(s)
+    return tuple(result)
+
+
+def _folded(c: ir.Code) -> ir.Code:
+    """Sums and products of known integers; conversions of known numbers."""
+    if not isinstance(c, ir.Operation) or not all(isinstance(a, ir.Constant) for a in c.args):
+        return c
+    values = [a.value for a in c.args if isinstance(a, ir.Constant)]
+    if c.name in ("add", "sub", "mul") and c.dtype is int64:
+        x, y = int(values[0]), int(values[1])
+        made = x + y if c.name == "add" else x - y if c.name == "sub" else x * y
+        return ir.Constant(made, int64) if -(2**63) <= made < 2**63 else c
+    if c.name == "cast" and c.dtype.kind == "f" and isinstance(values[0], int):
+        return ir.Constant(float(values[0]), c.dtype)
+    return c
 
 
 def assigned(body: Sequence[ir.Statement]) -> Names:

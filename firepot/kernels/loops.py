@@ -146,6 +146,7 @@ class Finished(Expr):
 class Reduce:
     """Fold `value` over the inner `axes` with `combine`: 'sum', 'prod', 'max', 'min' (NaN wins), 'any', 'all'.
 
+    A nest that follows a convolution also knows 'deviations': the sum of squared differences from the mean.
     The accumulator has `dtype`; the result over no elements is the fold's identity. float16 and bfloat16 values
     are accumulated in float32 by the caller's choice of dtype.
     """

@@ -6,12 +6,9 @@ in 0 … size − 1; `Element` and `Store` check that, and end the kernel where 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from firepot.graph.dtypes import DType, int64
-
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -142,11 +139,6 @@ class Array:
     dtype: DType
     shape: tuple[int, ...]
     output: bool
-
-
-def room(a: Array) -> int:
-    """Bytes between an output's start and that of the next one in its block."""
-    return -(-math.prod(a.shape) * a.dtype.size // _ALIGNMENT) * _ALIGNMENT
 
 
 class Procedure:

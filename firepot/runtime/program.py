@@ -51,7 +51,8 @@ class Step:
     prepared:    its workspace is kept from run to run, so that runs may leave out its first phase (`Kernel.prepares`)
     guard:       do not start if an earlier kernel recorded an error, and end the run: for kernels that
                  overwrite state in place
-    phases:      the first of the kernel's phases that runs here, and the one before which it ends
+    phases:      the first of the kernel's phases that runs here, and the one before which it ends: (1, None) where an
+                 earlier step with the same workspace has run the first
     independent: reads and writes nothing that a kernel since the last barrier writes, so needs no barrier
                  before
     """
@@ -61,8 +62,6 @@ class Step:
     guard: bool = False
     independent: bool = False
     prepared: bool = False
-
-
     phases: tuple[int, int | None] = (0, None)
 
 

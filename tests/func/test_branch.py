@@ -202,6 +202,11 @@ def test_random_numbers_and_bad_indices_in_a_loop() -> None:
             fp.jit(lambda i: fp.while_loop(lambda i: i >= 0, lambda i: table[i], i))(fp.tensor(0))
 
 
+def test_complex_numbers_are_selected() -> None:
+    run = fp.jit(lambda z: fp.cond(z.real.sum() > 0, lambda z: z * 1j, lambda z: z.conj(), z))
+    assert (run(fp.tensor([1 + 2j])).tolist(), run(fp.tensor([-1 + 2j])).tolist()) == ([-2 + 1j], [-1 - 2j])
+
+
 def test_errors() -> None:
     x = fp.ones(2)
     with pytest.raises(TypeError, match="cond: the results have different structures"):

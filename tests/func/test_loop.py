@@ -237,3 +237,24 @@ def test_values_that_stay_and_values_twice() -> None:
     empty, nothing = fp.scan(lambda v, r: (v, r * 1), fp.zeros(0), fp.ones(2, 0))
     assert (empty.shape, nothing.shape) == ((0,), (2, 0))
     assert fp.scan(lambda v, r: (v + 1, v), fp.tensor(0, dtype=fp.int8), length=1)[1].tolist() == [0]
+
+
+def test_a_memory_budget_holds_with_loops() -> None:
+    w, xs = fp.tensor(draw((16, 16)).astype("f4")) * 0.3, fp.tensor(draw((24, 8, 16), 1).astype("f4"))
+
+    def loss(w: fp.Tensor, xs: fp.Tensor) -> fp.Tensor:
+        wide = (xs * 2).sin()  # made again rather than kept over the loops
+        for _ in range(2):
+            _, wide = fp.scan(lambda h, x: ((h @ w + x).tanh(), h.exp()), xs[0] * 0, wide)
+        return (wide * xs.sin()).sum()
+
+    both = fp.value_and_grad(loss, (0, 1))
+    free = fp.explain(both, w, xs).memory_bytes
+    with pytest.raises(MemoryError, match="the smallest budget that works is") as refused:
+        fp.jit(memory_budget=1000)(both)(w, xs)
+    smallest = int(str(refused.value).split("the smallest budget that works is ")[1].split()[0])
+    assert smallest < free
+    budgeted = fp.jit(memory_budget=smallest)(both)
+    same(budgeted(w, xs), both(w, xs))
+    explained = fp.explain(budgeted, w, xs)
+    assert explained.memory_bytes <= smallest and "loop 24x" in str(explained)

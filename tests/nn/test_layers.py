@@ -124,6 +124,8 @@ CASES += [
         (2, 7, 6),
         (2, 7, 4),
     ),
+    ("long_gru", lambda n: n.GRU(3, 4, bidirectional=True), (66, 2, 3)),  # a loop
+    ("long_lstm", lambda n: n.LSTM(3, 4, proj_size=2), (70, 2, 3)),
     ("bilinear", lambda n: n.Bilinear(3, 4, 5), (2, 3), (2, 4)),
     ("decoder", lambda n: n.TransformerDecoderLayer(8, 2, 16, dropout=0.0), (5, 2, 8), (4, 2, 8)),
 ]

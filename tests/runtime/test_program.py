@@ -18,7 +18,7 @@ import pytest
 from firepot.kernels.kernel import Kernel
 from firepot.runtime import pool, walker
 from firepot.runtime.buffer import Buffer
-from firepot.runtime.program import ARENA, FIRST, Arena, Error, Executable, Operand, Step
+from firepot.runtime.program import ARENA, FIRST, Arena, Branch, Error, Executable, Loop, Operand, Step, While
 
 N = 1024
 
@@ -181,6 +181,50 @@ def test_phases_share_scratch_and_each_thread_has_its_own(threads: int) -> None:
     program.run([buffer.address])
     np.testing.assert_array_equal(values[:threads], 100 + np.arange(threads))
     np.testing.assert_array_equal(values[threads:], 0)
+
+
+def below(limit: int) -> Kernel:
+    """A kernel (int64[…], byte): whether the first number is below the limit."""
+    text = f"""
+define void @below(ptr %operands, i64 %thread, i64 %threads, ptr %scratch, ptr %error) {{
+  %in = load ptr, ptr %operands
+  %out.p = getelementptr ptr, ptr %operands, i64 1
+  %out = load ptr, ptr %out.p
+  %x = load i64, ptr %in
+  %y = icmp slt i64 %x, {limit}
+  %byte = zext i1 %y to i8
+  store i8 %byte, ptr %out
+  ret void
+}}
+"""
+    return Kernel(f"test {text}", lambda: text, ("below",), "below", parallel=False)
+
+
+def test_branches_and_loops_with_a_condition(threads: int) -> None:
+    """Until the first number is 90: two steps of rotation, or one where it is below 20 (and two rotations back)."""
+    there, back = Step(rotate, (Operand(FIRST), Operand(ARENA))), Step(rotate, (Operand(ARENA), Operand(FIRST)))
+    flags = [Operand(ARENA, 8 * N + 64 * i) for i in range(2)]
+    body = (
+        Step(below(20), (Operand(FIRST), flags[1])),
+        Branch(flags[1], (there, back), (there, back, Loop(2, (there, back)))),
+    )
+    loop = While((Step(below(90), (Operand(FIRST), flags[0])),), flags[0], body)
+    program = Executable([loop, Step(rotate, (Operand(FIRST), Operand(FIRST + 1)))], bases=2, arena_bytes=8 * N + 128)
+    for begin in (0, 11, 100):
+        (buffer, values), (out, last) = int_buffer(np.full(N, begin, np.int64)), int_buffer(np.zeros(N, np.int64))
+        expected = begin
+        while expected < 90:
+            expected += 2 if expected < 20 else 6
+        assert program.run([buffer.address, out.address]) is None
+        np.testing.assert_array_equal(values, expected)
+        np.testing.assert_array_equal(last, expected + 1)
+    values[:] = 0
+    seconds = program.profile([buffer.address, out.address])
+    assert (values[0], last[0]) == (92, 93)
+    assert all(0 < s < 10 for s in seconds)
+    endless = Executable([While((Step(below(9), (Operand(FIRST), flags[0])),), flags[0], (Step(fail, ()),))], 1, 9 * N)
+    values[:] = 0
+    assert endless.run([buffer.address]) == Error(6, -17)
 
 
 def test_an_error_is_returned_and_later_steps_still_run(threads: int) -> None:

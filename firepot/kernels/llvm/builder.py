@@ -147,9 +147,11 @@ class Module:
         self._declarations[name] = f"declare {result} @{name}({', '.join(parameters)})"
 
     def constant_array(self, name: str, element: str, values: Sequence[int | float]) -> Value:
-        """A private constant table; the value is its address."""
+        """A private constant table; the value is its address. Repeating it is harmless."""
         items = ", ".join(f"{element} {literal(v, element)}" for v in values)
-        self._globals.append(f"@{name} = private unnamed_addr constant [{len(values)} x {element}] [{items}], align 64")
+        text = f"@{name} = private unnamed_addr constant [{len(values)} x {element}] [{items}], align 64"
+        if text not in self._globals:
+            self._globals.append(text)
         return Value(f"@{name}", "ptr")
 
     @contextmanager
@@ -224,6 +226,11 @@ class Builder:
             return Value(literal(value, type), type)
         text = literal(value, element_of(type))
         return Value(f"splat ({element_of(type)} {text})", type)
+
+    def constants(self, values: Sequence[int | float], element: str) -> Value:
+        """A constant vector of these."""
+        items = ", ".join(f"{element} {literal(v, element)}" for v in values)
+        return Value(f"<{items}>", vector(element, len(values)))
 
     def lane_numbers(self, lanes: int, element: str = "i64") -> Value:
         """<0, 1, 2, …>."""

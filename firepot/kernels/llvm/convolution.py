@@ -49,13 +49,14 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
     result = {"forward": y, "input_grad": x, "weight_grad": w}[c.mode]
     moved = c.dtype.size * (x + y + w - result) + (following.bytes if following else c.dtype.size * result)
     kernel = "×".join(map(str, c.kernel[1:]))
+    folds = plan.folds(epilogue) if isinstance(plan, (Depthwise, Direct, Winograd)) and c.mode != "weight_grad" else None
     return Kernel(
         key=f"convolution {processor.vector_bytes} {processor.vector_registers} {plan} {epilogue.key}",
         generate=lambda: plan.generate(epilogue),
-        phases=plan.phases,
+        phases=(*plan.phases, "fold") if folds else plan.phases,
         label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}"
         + (f" + {following.label}" if following else ""),
-        workspace=plan.workspace_bytes,
+        workspace=plan.workspace_bytes + (folds.bytes if folds else 0),
         scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
         prepares=(1, f"filter of {plan}") if isinstance(plan, (Direct, Winograd)) and plan.weights_alone else None,
         parallel=c.products >= _SERIAL,

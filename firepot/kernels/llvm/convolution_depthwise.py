@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
+from firepot.kernels.llvm.convolution_folds import Folds, Run, folds_of
 from firepot.kernels.llvm.convolution_form import (
     Convolution,
     Sweep,
@@ -30,6 +31,7 @@ from firepot.kernels.llvm.tile import lane_mask
 
 _ACCUMULATORS = 8  # of a tile: more of them would not be reused from, and each is a copy of the epilogue
 _PARTS = 32  # the weight gradient's rows are summed in so many parts, whatever the number of threads
+_FOLD_PARTS = 64  # in which folds over what a sweep makes are taken, whatever the number of threads
 _WIDEST_KERNEL = 16  # columns of a kernel: each is unrolled
 
 
@@ -103,6 +105,13 @@ class Depthwise:
     def phases(self) -> tuple[str, ...]:
         return ("prepare", "accumulate", "combine") if self.c.mode == "weight_grad" else ("prepare", "multiply")
 
+    def fold_parts(self, sweep: Sweep) -> int:
+        return min(_FOLD_PARTS, self.c.batch * sweep.count[0] * sweep.count[1])
+
+    def folds(self, epilogue: Epilogue) -> Folds | None:
+        parts = sum(self.fold_parts(s) for s in self.sweeps)
+        return folds_of(epilogue, self.workspace_bytes, parts, self.c.groups, self.lanes)
+
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("depthwise", workspace_operand=2 + epilogue.operands)
         with module.kernel("prepare") as b:
@@ -120,9 +129,14 @@ class Depthwise:
             with module.kernel("combine") as b:
                 _combine(b, self, epilogue)
         else:
+            folds, before = self.folds(epilogue), 0
             with module.kernel("multiply") as b:
                 for sweep in self.sweeps:
-                    _multiply(b, self, sweep, epilogue)
+                    _multiply(b, self, sweep, epilogue, folds, before)
+                    before += self.fold_parts(sweep)
+            if folds:
+                with module.kernel("fold") as b:
+                    folds.finish(b)
         return str(module)
 
 
@@ -186,13 +200,34 @@ def _column_runs(s: Source, sweep: Sweep, most: int) -> list[_Columns]:
     return merged
 
 
-def _multiply(b: Builder, plan: Depthwise, sweep: Sweep, epilogue: Epilogue) -> None:
+def _multiply(
+    b: Builder, plan: Depthwise, sweep: Sweep, epilogue: Epilogue, folds: Folds | None, parts_before: int
+) -> None:
     """This thread's rows of one sweep."""
+    rows = plan.c.batch * sweep.count[0] * sweep.count[1]
+    if folds is None:
+        start, stop = b.share(rows)
+        _multiply_rows(b, plan, sweep, epilogue, start, stop, None, None)
+        return
+    parts = plan.fold_parts(sweep)
+    start, stop = b.share(parts)
+    with b.loop(start, stop) as number:
+        part = b.add(number, parts_before)
+        with b.loop(0, plan.blocks) as block:
+            for v in range(plan.vectors):
+                folds.clear(b, part, b.add(b.mul(block, plan.block), v * plan.lanes))
+        low, high = (b.udiv(b.mul(n, rows), parts) for n in (number, b.add(number, 1)))
+        _multiply_rows(b, plan, sweep, epilogue, low, high, folds, part)
+
+
+def _multiply_rows(
+    b: Builder, plan: Depthwise, sweep: Sweep, epilogue: Epilogue, start: Value, stop: Value, folds: Folds | None,
+    part: Value | None,
+) -> None:  # fmt: skip
     c, s = plan.c, plan.source
-    depth, height, _ = sweep.count
+    depth, height, width = sweep.count
     activation = _activation(b, plan)
     runs = _column_runs(s, sweep, max(1, _ACCUMULATORS // plan.vectors))
-    start, stop = b.share(c.batch * depth * height)
     with b.loop(start, stop) as row:
         y, rest = b.urem(row, height), b.udiv(row, height)
         z, n = b.urem(rest, depth), b.udiv(rest, depth)
@@ -214,17 +249,25 @@ def _multiply(b: Builder, plan: Depthwise, sweep: Sweep, epilogue: Epilogue) -> 
                 b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
                 b.add(b.mul(y, sweep.step[1]), sweep.start[1]),
             )
+            masks = _masks(b, plan, channel)
+            folded: list[Run] = []  # of each vector, over the row
+            if folds:
+                folded = [folds.begin(b, b.add(channel, v * plan.lanes), masks[v]) for v in range(plan.vectors)]
             for run in runs:
                 if run.repeat == 1:
-                    _tile(b, plan, sweep, epilogue, run, b.index(run.first), line, ranges, place, channel)
+                    _tile(b, plan, sweep, epilogue, run, b.index(run.first), line, ranges, place, channel, folds, folded, part)
                     continue
                 with b.loop(run.first, run.first + run.repeat * run.size, run.size) as x:
-                    _tile(b, plan, sweep, epilogue, run, x, line, ranges, place, channel)
+                    _tile(b, plan, sweep, epilogue, run, x, line, ranges, place, channel, folds, folded, part)
+            for v, ended in enumerate(folded):
+                assert folds is not None and part is not None
+                folds.end(b, ended, b.index(width), part, b.add(channel, v * plan.lanes), masks[v])
 
 
 def _tile(
     b: Builder, plan: Depthwise, sweep: Sweep, epilogue: Epilogue, run: _Columns, x: Value, line: Value,
-    ranges: Sequence[tuple[Value, Value]], place: tuple[Value, Value, Value], channel: Value,
+    ranges: Sequence[tuple[Value, Value]], place: tuple[Value, Value, Value], channel: Value, folds: Folds | None,
+    folded: Sequence[Run], part: Value | None,
 ) -> None:  # fmt: skip
     """`run.size` neighbouring results of a block of channels, from column x on."""
     c, s = plan.c, plan.source
@@ -273,10 +316,16 @@ def _tile(
                 for r, j in readers[column]:
                     b.set(sums[r][v], b.fma(pixel, factors[j], b.get(sums[r][v], wide)))
     n, z, y = place
+    if folds and part and run.first == 0:
+        with b.when(b.compare("eq", x, 0)):
+            for v, own in enumerate(folded):
+                index = (n, b.add(channel, v * plan.lanes), z, y, b.index(sweep.start[2]))
+                folds.pivot(b, own, part, index, b.get(sums[0][v], wide), masks[v])
     for r in range(run.size):
         out_x = b.add(b.mul(b.add(x, r), sweep.step[2]), sweep.start[2])
         for v in range(plan.vectors):
-            epilogue.emit(b, (n, b.add(channel, v * plan.lanes), z, y, out_x), b.get(sums[r][v], wide), masks[v])
+            index = (n, b.add(channel, v * plan.lanes), z, y, out_x)
+            epilogue.emit(b, index, b.get(sums[r][v], wide), masks[v], folded[v] if folded else None)
 
 
 def _accumulate(b: Builder, plan: Depthwise) -> None:

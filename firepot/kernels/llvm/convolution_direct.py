@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm import dots
 from firepot.kernels.llvm.builder import Builder, Module, Value, vector
+from firepot.kernels.llvm.convolution_folds import Folds, folds_of
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
 from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
 from firepot.kernels.llvm.epilogue import Epilogue
@@ -143,6 +145,14 @@ class Direct:
         blocks = math.ceil(rows / min(fitting, sharing, rows))
         return math.ceil(rows / blocks)
 
+    def blocks(self, sweep: Sweep) -> int:
+        """Pieces that the results' rows are taken in."""
+        return math.ceil(self.c.batch * sweep.count[0] * sweep.count[1] / self.rows_per_block(sweep))
+
+    def folds(self, epilogue: Epilogue) -> Folds | None:
+        parts = sum(self.blocks(s) for s in self.sweeps)
+        return folds_of(epilogue, self.workspace_bytes, parts, self.c.result_channels, self.tile.lanes)
+
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("convolution", workspace_operand=2 + epilogue.operands)
         with module.kernel("prepare") as b:
@@ -160,10 +170,14 @@ class Direct:
                     b.offset(zeros, self.zeros_bytes),
                 )
         with module.kernel("multiply") as b:
-            before = 0
+            before = parts = 0
             for sweep in self.sweeps:
-                _sweep(b, self, sweep, before, epilogue)
+                _sweep(b, self, sweep, before, epilogue, parts)
                 before += self.taps_of(sweep)
+                parts += self.blocks(sweep)
+        if folds := self.folds(epilogue):
+            with module.kernel("fold") as b:
+                folds.finish(b)
         return str(module)
 
 
@@ -262,7 +276,9 @@ def _pack_numbers(b: Builder, f: Filter, accumulate: DType) -> None:
             b.store(value, b.element(f.target, type, b.add(where, i)))
 
 
-def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: Epilogue) -> None:
+def _sweep(
+    b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: Epilogue, parts_before: int
+) -> None:
     """This thread's tiles of one sweep: [group][block of rows][panel][row][tile of the row]."""
     c, tile, s = plan.c, plan.tile, plan.source
     type = plan.element
@@ -272,7 +288,8 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
     depth, height, width = sweep.count
     per_block = plan.rows_per_block(sweep)
     rows = c.batch * depth * height
-    blocks = math.ceil(rows / per_block)
+    blocks = plan.blocks(sweep)
+    folds = plan.folds(epilogue)
     accumulators = Accumulators(b, tile, c.accumulate, plan.numbers)
     gathered = plan.gathered and math.prod(t.count for t in sweep.taps) > 0
     wide = -(-width // tile.rows) * tile.rows  # gathered positions of a row
@@ -285,6 +302,11 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
         weights = b.mul(b.add(b.mul(group, plan.panels), panel), plan.weight_panel)
         panel_begin = b.element(base, type, weights)
         weights = b.element(panel_begin, type, (taps_before * plan.inner + plan.shifted) * tile.columns)
+        part = b.add(block, parts_before)
+        if folds:
+            for channel, mask, exists in _vectors(b, plan, group, panel):
+                with b.when(exists):
+                    folds.clear(b, part, channel, mask)
         if gathered:
             with b.when(b.or_(b.compare("eq", task, start), b.compare("eq", panel, 0))):
                 _gather(b, plan, sweep, activation, low, high, wide)
@@ -311,7 +333,7 @@ def _sweep(b: Builder, plan: Direct, sweep: Sweep, taps_before: int, epilogue: E
                     n, group, b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
                     b.add(b.mul(y, sweep.step[1]), sweep.start[1]),
                 )  # fmt: skip
-                _finish(b, plan, sweep, epilogue, accumulators, place, panel, first)
+                _finish(b, plan, sweep, epilogue, folds, accumulators, place, part, panel, first)
 
 
 def _gather(b: Builder, plan: Direct, sweep: Sweep, activation: Value, low: Value, high: Value, wide: int) -> None:
@@ -376,9 +398,17 @@ def _tile(
             accumulators.step(b, [functools.partial(b.load, place, type) for place in places], vectors)
 
 
+def _vectors(b: Builder, plan: Direct, group: Value, panel: Value) -> Iterator[tuple[Value, Value | None, Value]]:
+    """(first channel, lanes that exist, whether any does) of each vector of a panel."""
+    for v in range(plan.tile.vectors):
+        within = b.add(b.mul(panel, plan.tile.columns), v * plan.tile.lanes)
+        mask = lane_mask(b, within, plan.outer, plan.tile.lanes)
+        yield b.add(b.mul(group, plan.outer), within), mask, b.compare("slt", within, plan.outer)
+
+
 def _finish(
-    b: Builder, plan: Direct, sweep: Sweep, epilogue: Epilogue, accumulators: Accumulators,
-    place: tuple[Value, Value, Value, Value], panel: Value, first: Value,
+    b: Builder, plan: Direct, sweep: Sweep, epilogue: Epilogue, folds: Folds | None, accumulators: Accumulators,
+    place: tuple[Value, Value, Value, Value], part: Value, panel: Value, first: Value,
 ) -> None:  # fmt: skip
     """Hand the tile to the epilogue."""
     tile = plan.tile
@@ -391,6 +421,19 @@ def _finish(
             for v in range(tile.vectors):
                 b.store(accumulators.get(b, r, v), b.element(finished, type, r * tile.columns + v * tile.lanes))
         rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(width), first), b.index(tile.rows))
+        if folds:
+            for v, (channel, mask, exists) in enumerate(_vectors(b, plan, group, panel)):
+                column = b.element(finished, type, v * tile.lanes)
+                with b.when(exists):
+                    run = folds.begin(b, channel, mask)
+                    start = b.add(b.mul(first, sweep.step[2]), sweep.start[2])
+                    folds.pivot(b, run, part, (n, channel, z, y, start), b.load(column, accumulators.type), mask)
+                    with b.loop(0, rows, unroll=1) as number:
+                        x = b.add(b.mul(b.add(first, number), sweep.step[2]), sweep.start[2])
+                        value = b.load(b.element(column, type, b.mul(number, tile.columns)), accumulators.type)
+                        epilogue.emit(b, (n, channel, z, y, x), value, mask, run)
+                    folds.end(b, run, rows, part, channel, mask)
+            return
         with b.loop(0, rows, unroll=1) as number:
             x = b.add(b.mul(b.add(first, number), sweep.step[2]), sweep.start[2])
             for v in range(tile.vectors):

@@ -33,6 +33,7 @@ from firepot.kernels.llvm.convolution_filtering import (
     from_points,
     to_points,
 )
+from firepot.kernels.llvm.convolution_folds import Folds, folds_of
 from firepot.kernels.llvm.convolution_form import Convolution, Five, Triple
 from firepot.kernels.llvm.convolution_source import round_up
 from firepot.kernels.llvm.epilogue import Epilogue
@@ -264,6 +265,9 @@ class Winograd:
         products = round_up(4 * PRODUCTS * self.block * self.product_row)
         return products + (self.source_bytes if self.fused else 0)
 
+    def folds(self, epilogue: Epilogue) -> Folds | None:
+        return folds_of(epilogue, self.workspace_bytes, self.blocks, self.c.result_channels, self.tile.lanes)
+
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("winograd", workspace_operand=2 + epilogue.operands)
         with module.kernel("transform") as b:
@@ -280,6 +284,9 @@ class Winograd:
                     _transform_source(b, self, tile, b.element(target, "float", b.mul(within, self.source_row)))
         with module.kernel("multiply") as b:
             _multiply(b, self, epilogue)
+        if folds := self.folds(epilogue):
+            with module.kernel("fold") as b:
+                folds.finish(b)
         return str(module)
 
 
@@ -375,15 +382,20 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
         columns = b.intrinsic(
             "llvm.umin", "i64", columns, b.sub(plan.c.result_channels, b.mul(first_panel, tile.columns))
         )
+        folds = plan.folds(epilogue)
+        if folds:
+            with b.loop(0, columns, tile.lanes) as column:
+                folds.clear(b, block, b.add(b.mul(first_panel, tile.columns), column))
         with b.loop(first, last) as t, b.loop(0, columns, tile.lanes) as column:
             own = b.add(b.mul(b.sub(t, first), plan.product_row), column)
             channel = b.add(b.mul(first_panel, tile.columns), column)
-            _results(b, plan, epilogue, square, t, channel, b.element(products, "float", own))
+            _results(b, plan, epilogue, folds, block, square, t, channel, b.element(products, "float", own))
 
 
 def _results(
-    b: Builder, plan: Winograd, epilogue: Epilogue, square: Value, tile: Value, channel: Value, products: Value
-) -> None:
+    b: Builder, plan: Winograd, epilogue: Epilogue, folds: Folds | None, part: Value, square: Value, tile: Value,
+    channel: Value, products: Value,
+) -> None:  # fmt: skip
     """One vector of channels of an image tile's results, by way of memory so that the epilogue is written once."""
     lanes = plan.tile.lanes
     wide = vector("float", lanes)
@@ -398,10 +410,14 @@ def _results(
         b.store(value, b.element(square, "float", k * lanes))
     n, z, first_y, first_x = plan.tiling.place(b, tile)
     mask = lane_mask(b, channel, plan.c.result_channels, lanes)
+    run = None
+    if folds:
+        run = folds.begin(b, channel, mask)
+        folds.pivot(b, run, part, (n, channel, z, first_y, first_x), b.load(square, wide), mask)
 
     def result(y: Value, x: Value, number: Value) -> None:
         value = b.load(b.element(square, "float", b.mul(number, lanes)), wide)
-        epilogue.emit(b, (n, channel, z, y, x), value, mask)
+        epilogue.emit(b, (n, channel, z, y, x), value, mask, run)
 
     with b.loop(0, RESULTS * RESULTS) as number:
         y, x = b.add(first_y, b.udiv(number, RESULTS)), b.add(first_x, b.urem(number, RESULTS))
@@ -410,6 +426,12 @@ def _results(
         else:
             with b.when(b.and_(b.compare("slt", y, size[1]), b.compare("slt", x, size[2]))):
                 result(y, x, number)
+    if folds and run:
+        rows, columns = (
+            b.intrinsic("llvm.umin", "i64", b.sub(b.index(s), first), b.index(RESULTS))
+            for s, first in ((size[1], first_y), (size[2], first_x))
+        )
+        folds.end(b, run, b.mul(rows, columns), part, channel, mask)
 
 
 # -- weight gradient -------------------------------------------------------------------------------------------------
@@ -451,11 +473,16 @@ class WinogradWeight:
 
     @property
     def source_row(self) -> int:
-        return -(-self.c.in_channels // self.tile.lanes) * self.tile.lanes
+        return _row_width(self.c.in_channels, self.tile.lanes)
 
     @property
     def gradient_row(self) -> int:
-        return self.panels * self.tile.columns
+        return _row_width(self.panels * self.tile.columns, self.tile.lanes)
+
+    @property
+    def sum_panel(self) -> int:
+        """Elements of a point's sums of one panel of output channels."""
+        return self.rows * self.tile.rows * self.tile.columns
 
     @property
     def source_spacing(self) -> int:
@@ -468,7 +495,7 @@ class WinogradWeight:
 
     @property
     def sum_spacing(self) -> int:
-        return self.rows * self.tile.rows * self.gradient_row + self.tile.lanes
+        return self.panels * self.sum_panel + self.tile.lanes
 
     @property
     def zeros_bytes(self) -> int:
@@ -533,7 +560,7 @@ def _transform_both(b: Builder, plan: WinogradWeight) -> None:
 
 
 def _sum_products(b: Builder, plan: WinogradWeight) -> None:
-    """Add image tiles `first` to `last` up into [point][input channel][output channel]; tasks are [point][panel]."""
+    """Add image tiles `first` to `last` up into [point][panel][input channel][columns]; tasks are [point][panel]."""
     tile = plan.tile
     tiles = b.sub(b.arg("last"), b.arg("first"))
     _, source, gradient, sums = plan.places(b)
@@ -546,12 +573,12 @@ def _sum_products(b: Builder, plan: WinogradWeight) -> None:
         left = b.element(source, "float", b.mul(point, plan.source_spacing))
         right = b.add(b.mul(point, plan.gradient_spacing), b.mul(panel, tile.columns))
         right = b.element(gradient, "float", right)
-        target = b.add(b.mul(point, plan.sum_spacing), b.mul(panel, tile.columns))
+        target = b.add(b.mul(point, plan.sum_spacing), b.mul(panel, plan.sum_panel))
         target = b.element(sums, "float", target)
         with b.loop(0, tiles, step) as low, b.loop(0, plan.rows) as row:
             high = b.intrinsic("llvm.umin", "i64", b.add(low, step), tiles)
-            own = b.element(target, "float", b.mul(row, tile.rows * plan.gradient_row))
-            places = _accumulator_places(b, tile, own, plan.gradient_row)
+            own = b.element(target, "float", b.mul(row, tile.rows * tile.columns))
+            places = _accumulator_places(b, tile, own, tile.columns)
             accumulators.clear(b)
             with b.when(b.compare("sgt", b.add(low, b.arg("first")), 0)):
                 for r, v, there in places:
@@ -577,9 +604,10 @@ def _finish_weights(b: Builder, plan: WinogradWeight, epilogue: Epilogue) -> Non
     with b.loop(start, stop) as task:
         group, v = b.urem(task, groups), b.udiv(task, groups)
         out, first = b.mul(v, lanes), b.mul(group, _FINISHED)
+        panel = b.add(b.mul(b.udiv(out, plan.tile.columns), plan.sum_panel), b.urem(out, plan.tile.columns))
         count = b.intrinsic("llvm.umin", "i64", b.sub(c.in_channels, first), b.index(_FINISHED))
         with b.loop(0, count) as i:
-            own = b.element(sums, "float", b.add(b.mul(b.add(first, i), plan.gradient_row), out))
+            own = b.element(sums, "float", b.add(panel, b.mul(b.add(first, i), plan.tile.columns)))
             points = [
                 [b.load(b.element(own, "float", (j * POINTS + k) * plan.sum_spacing), wide) for k in range(POINTS)]
                 for j in range(POINTS)
@@ -589,7 +617,9 @@ def _finish_weights(b: Builder, plan: WinogradWeight, epilogue: Epilogue) -> Non
             for k, value in enumerate(v for line in square for v in line):
                 b.store(value, b.element(place, "float", k * lanes))
         existing = b.intrinsic("llvm.umin", "i64", b.sub(c.out_channels, out), b.index(lanes))
-        with b.loop(0, existing) as lane, b.loop(0, count) as i, b.loop(0, TAPS) as y, b.loop(0, TAPS) as x:
-            number = b.add(b.mul(b.add(b.mul(i, TAPS), y), TAPS), x)
-            value = b.load(b.element(results, "float", b.add(b.mul(number, lanes), lane)), "float")
-            epilogue.emit(b, (b.add(out, lane), b.add(first, i), b.index(0), y, x), value, None)
+        with b.loop(0, existing) as lane, b.loop(0, count) as i:
+            place = b.element(results, "float", b.add(b.mul(i, taps * lanes), lane))
+            for tap in range(taps):
+                value = b.load(b.element(place, "float", tap * lanes), "float")
+                index = (b.add(out, lane), b.add(first, i), b.index(0), b.index(tap // TAPS), b.index(tap % TAPS))
+                epilogue.emit(b, index, value, None)

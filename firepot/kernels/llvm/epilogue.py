@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
+from firepot.graph.index import Axis
 from firepot.kernels.llvm import nest_description
 from firepot.kernels.llvm.builder import Builder, Operand, Value, overload, scalar_type, vector
 from firepot.kernels.llvm.expression import Evaluator, Scope, memory_type, to_memory
-from firepot.kernels.loops import Finished, Nest, Store
+from firepot.kernels.llvm.nest_plan import fold_aliases
+from firepot.kernels.loops import Finished, Nest, Reduce, Store
+
+if TYPE_CHECKING:
+    from firepot.kernels.llvm.convolution_folds import Run
 
 
 class Epilogue(Protocol):
@@ -28,12 +33,15 @@ class Epilogue(Protocol):
     def large(self) -> bool:
         """Whether its code should stand once in a loop rather than once for each vector of a tile."""
 
-    def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
+    def emit(
+        self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None, run: Run | None = None
+    ) -> None:
         """Take `value.lanes` finished elements, in the accumulator's dtype.
 
         Args:
             index: logical coordinates of lane 0 as i64; lane i lies i further along the last coordinate.
             mask: the lanes that exist, or None for all.
+            run: where the elements are folded, the folds of their neighbours.
         """
 
 
@@ -58,7 +66,9 @@ class StoreEpilogue:
     def large(self) -> bool:
         return False
 
-    def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
+    def emit(
+        self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None, run: Run | None = None
+    ) -> None:
         place = b.index(0)
         for i, stride in zip(index, self.strides, strict=True):
             if stride and not (isinstance(i, int) and i == 0):
@@ -70,13 +80,23 @@ class StoreEpilogue:
 class NestEpilogue:
     """The stores of a loop nest over the contraction's axes, which read its elements as `finished`.
 
-    axes: the nest's axes in the order of the coordinates that `emit` is given; spatial dimensions that the nest lacks
-    have one position. Lanes run along the axis number `lane`.
+    coordinates: axes in the order of those that `emit` is given, the nest's if they are not said; spatial dimensions
+    that are lacking have one position. Lanes run along the axis number `lane`. A nest that folds has only that axis;
+    its stages over all the others go over the elements, what follows them over the folds (convolution_folds.py).
     """
 
     nest: Nest
     finished: Finished
     lane: int = -1
+    coordinates: tuple[Axis, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.coordinates:
+            object.__setattr__(self, "coordinates", self.nest.axes)
+
+    @property
+    def folds(self) -> bool:
+        return any(isinstance(stage, Reduce) for stage in self.nest.stages)
 
     @property
     def key(self) -> str:
@@ -93,7 +113,8 @@ class NestEpilogue:
     @property
     def aliases(self) -> frozenset[tuple[int, int]]:
         """(operand read, operand written) of the kernel that may be the same memory."""
-        return frozenset((2 + read, 2 + written) for read, written in nest_description.aliases(self.nest))
+        pairs = fold_aliases(self.nest) if self.folds else nest_description.aliases(self.nest)
+        return frozenset((2 + read, 2 + written) for read, written in pairs)
 
     @property
     def flops(self) -> int:
@@ -108,21 +129,34 @@ class NestEpilogue:
     def label(self) -> str:
         return nest_description.label(self.nest)
 
-    def emit(self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None) -> None:
+    def emit(
+        self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None, run: Run | None = None
+    ) -> None:
+        evaluator = self.evaluator(b, index, value, mask, run)
+        stages = [stage for stage in self.nest.stages if stage.axes or run is None]
+        for stage in stages:  # all before the first is written: one may lie over what another reads
+            evaluator.expr(stage.value)
+        for stage in stages:
+            if isinstance(stage, Store):
+                evaluator.store(stage.operand, stage.offset, stage.value, self.nest.operands[stage.operand][0])
+            else:
+                assert run is not None
+                run.add(b, stage, evaluator.vector(stage.value))
+
+    def evaluator(
+        self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None, run: Run | None
+    ) -> Evaluator:
+        """What writes expressions of the elements given as to `emit`."""
         if self.finished.dtype in (dtypes.float16, dtypes.bfloat16):  # rounded as if it had been stored
             short = b.convert("fptrunc", value, vector(scalar_type(self.finished.dtype), value.lanes))
             value = b.convert("fpext", short, value.type)
-        axes = self.nest.axes
+        axes = self.coordinates
         index = (*index[:2], *index[len(index) - len(axes) + 2 :])
-        scope = Scope({axis: b.index(i) for axis, i in zip(axes, index, strict=True)})
+        coordinates = {axis: b.index(i) for axis, i in zip(axes, index, strict=True)}
+        scope = Scope(coordinates) if run is None else run.scope.inside(coordinates)
         scope.values[(self.finished, value.lanes > 1)] = value
         pointers = [b.operand(2 + i) for i in range(len(self.nest.operands))]
-        evaluator = Evaluator(b, pointers, axes[self.lane], value.lanes, mask, scope, {})
-        for stage in self.nest.stages:  # all before the first is written: one may lie over what another reads
-            evaluator.expr(stage.value)
-        for stage in self.nest.stages:
-            assert isinstance(stage, Store)
-            evaluator.store(stage.operand, stage.offset, stage.value, self.nest.operands[stage.operand][0])
+        return Evaluator(b, pointers, axes[self.lane], value.lanes, mask, scope, {})
 
 
 def store_lanes(

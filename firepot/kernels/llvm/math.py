@@ -1,7 +1,7 @@
 """Transcendental functions and random bits on vectors of lanes.
 
 float32 exp, log, tanh, sigmoid and erf are polynomials of our own (Chebyshev fits, after the usual reductions of the
-argument). The rest, and float64, go lane by lane through the C library's function of that name.
+argument, or one for each of several intervals). The rest, and float64, go lane by lane through the C library's function of that name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from firepot.kernels.llvm import special
-from firepot.kernels.llvm.builder import Builder, Value, vector
+from firepot.kernels.llvm.builder import Builder, Value, overload, vector
 
 # Names in the C library; float32 variants carry an f.
 _LIBRARY = {
@@ -69,13 +69,22 @@ _LOG = (0.3333333118522398, -0.2499998899490846, 0.20000708892696215, -0.1666848
         -0.12410865688945531, 0.11661834647013276, -0.11572749953780867, 0.07150792723573932)  # fmt: skip
 _TANH = (-0.3333333315606361, 0.1333330096828655, -0.05395862445040693, 0.021763635012771725, -0.008326405587705858,
          0.0022727078908256143)  # fmt: skip
-# erf(x) / x − 1: the one is added last, which costs less rounding
-_ERF = (0.1283791670623609, -0.3761263847599021, 0.11283782622047818, -0.02686543830972932, 0.005221053410387764,
-        -0.0008484396519676439, 0.00011268253670489013, -9.673590170065557e-06)  # fmt: skip
-# log(erfc(x)) on 1 … 4.2
-_LOG_ERFC = (0.00042998231269906264, -1.1307392570474333, -0.6308233411068955, -0.1112033194425433,
-             0.027205211922576883, -0.0051136631421519205, 0.0007003766505111302, -6.501158156389335e-05,
-             3.6093509165994917e-06, -8.905024707495616e-08)  # fmt: skip
+# erf around 0, 0.25 … 3.75, a polynomial of the distance from there: by power, the 16 coefficients. Least squares at
+# Chebyshev's nodes; without x itself in the first, and in the last so that it ends at 1.
+_ERF = (
+    (0, 0.276326388, 0.520499885, 0.711155653, 0.842700779, 0.92290014, 0.966105163, 0.986671686,
+     0.995322287, 0.998537302, 0.999593019, 0.999899387, 0.999977887, 0.999995708, 0.999999285, 0.999999881),
+    (0.128379166, 1.06001413, 0.87878257, 0.642931104, 0.415107518, 0.236521125, 0.118930288, 0.0527749918,
+     0.0206669848, 0.00714231888, 0.00217828434, 0.000586277514, 0.000139253214, 2.91890974e-05, 5.39945131e-06, 8.81439064e-07),
+    (3.20510736e-07, -0.264997989, -0.43938446, -0.482194632, -0.415108114, -0.295654297, -0.178398073, -0.092357479,
+     -0.0413340405, -0.016069822, -0.00544532714, -0.00161203451, -0.000417657342, -9.48278685e-05, -1.88872018e-05, -3.30268676e-06),
+    (-0.376142323, -0.309167355, -0.146464899, 0.0267848782, 0.138365939, 0.167535022, 0.138753012, 0.0901585743,
+     0.0482236892, 0.0217246991, 0.00834997557, 0.00276025105, 0.000789017125, 0.000195773246, 4.22829908e-05, 7.96610402e-06),
+    (0.000287739793, 0.126035005, 0.181911126, 0.150058135, 0.0692906529, -0.00566258421, -0.0441469103, -0.0478918292,
+     -0.0344335325, -0.0191510282, -0.00868785288, -0.00329699484, -0.00106175325, -0.000292780693, -6.95546114e-05, -1.42977178e-05),
+    (0.11098206, 0.0796125606, 0.00746980123, -0.052740816, -0.0687712282, -0.0470814109, -0.0149950422, 0.00645918353,
+     0.0129966727, 0.0106391441, 0.0061320425, 0.00277343439, 0.00102723448, 0.000318459643, 8.37159168e-05, 0.000805251359),
+)  # fmt: skip
 
 _LN2_HIGH = 0.693145751953125  # 16 bits of ln 2, so that its product with an exponent is exact
 _LN2_LOW = math.log(2) - _LN2_HIGH
@@ -156,6 +165,23 @@ def log(b: Builder, x: Value) -> Value:
     return b.select(b.compare("ult", x, c(0.0)), c(math.nan), y)
 
 
+def _exp_parts(b: Builder, x: Value, bias: int) -> tuple[Value, Value]:
+    """(p, s) with eˣ = (1 + p) s / 2^(bias − 127), where s is a power of two that `bias` keeps in range.
+
+    Added to 3·2²², x / ln 2 is rounded to a whole number, which stands in the lowest bits of the sum; shifted they are
+    the exponent of s. Of NaN p is NaN.
+    """
+    type = x.type
+    integer = vector("i32", x.lanes)
+    whole = b.constant(1.5 * 2.0**23 + bias, type)
+    total = b.fma(x, b.constant(1 / math.log(2), type), whole)
+    n = b.sub(total, whole)
+    r = b.fma(n, b.constant(-_LN2_HIGH, type), x)
+    r = b.fma(n, b.constant(-_LN2_LOW, type), r)
+    exponent = b.emit(integer, f"shl {b.convert('bitcast', total, integer)!r}, {b.constant(23, integer).text}")
+    return b.fma(b.mul(r, r), polynomial(b, r, _EXP), r), b.convert("bitcast", exponent, type)
+
+
 def tanh(b: Builder, x: Value) -> Value:
     """x + x³ P(x²) near zero, 1 − 2 / (e²ˣ + 1) elsewhere."""
     type = x.type
@@ -163,30 +189,63 @@ def tanh(b: Builder, x: Value) -> Value:
     one = b.constant(1.0, type)
     square = b.mul(x, x)
     near = b.fma(b.mul(square, x), polynomial(b, square, _TANH), x)
-    e = exp(b, b.add(size, size))
-    far = b.sub(one, b.fdiv(b.constant(2.0, type), b.add(e, one)))
+    clamped = smaller(b, b.constant(10.0, type), size)  # from where on the result is 1
+    p, s = _exp_parts(b, b.add(clamped, clamped), 127)
+    far = b.sub(one, b.fdiv(b.constant(2.0, type), b.fma(p, s, b.add(s, one))))
     y = b.select(b.compare("olt", size, b.constant(0.625, type)), near, far)
     return b.intrinsic("llvm.copysign", type, y, x)  # of the zero too
 
 
 def erf(b: Builder, x: Value) -> Value:
-    """x + x P(x²) near zero, 1 − exp(log erfc |x|) elsewhere."""
+    """The polynomial of the interval that |x| lies in: their coefficients are looked up, which takes one instruction."""
     type = x.type
-    size = b.intrinsic("llvm.fabs", type, x)
-    square = b.mul(x, x)
-    near = b.fma(x, polynomial(b, square, _ERF), x)
-    clamped = smaller(b, b.constant(4.2, type), size)
-    far = b.sub(b.constant(1.0, type), exp(b, polynomial(b, clamped, _LOG_ERFC)))
-    far = b.intrinsic("llvm.copysign", type, far, x)
-    return b.select(b.compare("olt", size, b.constant(1.0, type)), near, far)
+    integer = vector("i32", x.lanes)
+    step = b.constant(2.0**21, type)  # at this size numbers lie 0.25 apart, and end in the number of the interval
+    size = smaller(b, b.constant(3.8749998, type), b.intrinsic("llvm.fabs", type, x))
+    moved = b.add(size, step)
+    t = b.sub(size, b.sub(moved, step))
+    interval = b.and_(b.convert("bitcast", moved, integer), 15)
+    *low, y = (_choose(b, f"erf{power}", table, interval) for power, table in enumerate(_ERF))
+    first = b.compare("ole", size, b.constant(0.125, type))  # halfway cases go to the even number
+    low[0] = b.select(first, t, low[0])
+    for coefficient in reversed(low):
+        y = b.fma(y, t, coefficient)
+    return b.intrinsic("llvm.copysign", type, y, x)
+
+
+def _choose(b: Builder, name: str, table: Sequence[float], index: Value) -> Value:
+    """table[index] for each lane of index."""
+    if index.lanes == len(table):  # code generation makes one permutation of these
+        entries = b.constants(table, "float")
+        result = Value("poison", entries.type)
+        for lane in range(index.lanes):
+            result = b.insert(result, b.extract(entries, b.extract(index, lane)), lane)
+        return result
+    entries = b.module.constant_array(name, "float", table)
+    if index.lanes == 1:
+        return b.load(b.element(entries, "float", b.convert("zext", index, "i64")), "float")
+    type = vector("float", index.lanes)
+    wide = b.convert("zext", index, vector("i64", index.lanes))
+    places = b.emit(vector("ptr", index.lanes), f"getelementptr inbounds float, {entries!r}, {wide!r}")
+    every = b.constant(True, vector("i1", index.lanes))
+    return b.intrinsic(
+        "llvm.masked.gather", type, places, b.constant(4, "i32"), every, b.constant(0, type),
+        suffix=f"{overload(type)}.v{index.lanes}p0",
+    )  # fmt: skip
 
 
 def _sigmoid(b: Builder, x: Value) -> Value:
     """With e = exp(−|x|), which does not overflow, and q = e / (1 + e): 1 − q, and below zero q as e − e q, where the
     rounding of 1 + e hardly counts."""
     type = x.type
-    e = emit(b, "exp", [b.fneg(b.intrinsic("llvm.fabs", type, x))])
     one = b.constant(1.0, type)
+    size = b.intrinsic("llvm.fabs", type, x)
+    if x.element == "float":
+        p, s = _exp_parts(b, b.fneg(smaller(b, b.constant(105.0, type), size)), 127 + 64)
+        # In two factors, so that subnormal results come out right.
+        e = b.mul(b.mul(b.add(p, one), s), b.constant(2.0**-64, type))
+    else:
+        e = emit(b, "exp", [b.fneg(size)])
     q = b.fdiv(e, b.add(one, e))
     below = b.compare("olt", x, b.constant(0.0, type))
     return b.select(below, b.fma(b.fneg(e), q, e), b.sub(one, q))

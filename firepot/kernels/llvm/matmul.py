@@ -2,8 +2,11 @@
 
 Both operands are packed into panels that the tile reads in order, whatever their strides: y as [panel][k][columns],
 x as [panel][k][rows]. Packing converts half precision to float32, so the tile sees one dtype; where the processor has
-dot-product instructions for the dtype, it makes words of several numbers along k (dots.py), and k counts words. For
-long k the work is blocked, so that a panel of y stays in the second-level cache; partial results wait in the workspace.
+dot-product instructions for the dtype, it makes words of several numbers along k (dots.py), and k counts words.
+
+y is packed whole, for all threads. Each thread then has rows of its own: it packs a block of their panels, which stays
+in its second-level cache, and multiplies it by one panel of y after the other; what it reads of x no other core has
+written. For long k the work is blocked along k too; partial results wait in the workspace.
 
 After the analysis of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
 """
@@ -24,6 +27,7 @@ from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
 
 _K_BLOCK = 1024
+_ROW_BLOCK = 384 << 10  # bytes of packed x that a thread holds: with a panel of y they fill most of 1 MB
 _FEW_TERMS = 16
 _SERIAL = 1 << 15  # multiply-adds below which one thread does all
 
@@ -46,7 +50,6 @@ class Matmul:
 class _Plan:
     d: Matmul
     tile: TileShape
-    x_batches: int  # 1 where all batches share x
     y_batches: int
     direct_y: bool  # read y where it lies
     numbers: int  # along k in an element of a panel
@@ -80,19 +83,26 @@ class _Plan:
         return math.ceil(self.d.n / self.tile.columns)
 
     @property
-    def along_rows(self) -> bool:
-        """Whether a row of tiles is made before the next. With few terms the time is that of writing the result, which
-        is best done along its memory; with many, a panel of y is to stay in the cache for all rows."""
-        return self.d.k <= _FEW_TERMS
-
-    @property
     def k_blocks(self) -> int:
         return 1 if self.depth <= 2 * _K_BLOCK else math.ceil(self.depth / _K_BLOCK)
 
     @property
+    def x_panel(self) -> int:
+        """Elements of a panel of x, within a block of k."""
+        return (self.depth if self.k_blocks == 1 else _K_BLOCK) * self.tile.rows
+
+    @property
+    def block(self) -> int:
+        """Row panels that a thread packs and multiplies at a time. With few terms the time is that of writing the result,
+        which is best done along its memory, row after row."""
+        if self.d.k <= _FEW_TERMS:
+            return 1
+        return min(max(1, _ROW_BLOCK // (self.x_panel * self.d.accumulate.size)), self.row_panels)
+
+    @property
     def x_bytes(self) -> int:
-        elements = self.x_batches * self.row_panels * self.depth * self.tile.rows
-        return -(-elements * self.d.accumulate.size // 64) * 64 + 64
+        """Scratch memory for packed x."""
+        return -(-self.block * self.x_panel * self.d.accumulate.size // 64) * 64
 
     @property
     def y_bytes(self) -> int:
@@ -119,25 +129,24 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any) -> Kernel:
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
     numbers = dots.numbers_of_a_word(d.dtype, d.accumulate, processor)
     direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and d.m * d.batch // y_batches <= 4 * tile.rows
-    plan = _Plan(d, tile, 1 if d.x_strides[0] == 0 else d.batch, y_batches, direct, numbers)
+    plan = _Plan(d, tile, y_batches, direct, numbers)
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
-    size = plan.x_bytes + plan.y_bytes + plan.partial_bytes
-    columns = f"columns of {d} by {numbers} in {tile} after {plan.x_bytes}"
-    packing = ("pack_rows",) if direct else ("pack_columns", "pack_rows")
+    size = plan.y_bytes + plan.partial_bytes
+    tile_bytes = tile.rows * tile.columns * d.accumulate.size
+    x_batches = d.batch if d.x_strides[0] else 1
     return Kernel(
         key=f"matmul {processor.vector_bytes} {numbers} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
-        phases=(*packing, *(f"multiply{i}" for i in range(2 if plan.k_blocks > 1 else 1))),
+        phases=("multiply",) if direct else ("pack_columns", "multiply"),
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
-        scratch=tile.rows * tile.columns * d.accumulate.size if epilogue.large else 0,
+        scratch=plan.x_bytes + (tile_bytes if epilogue.large else 0),
         workspace=size,
         # Kept copies of y are to be most of what is kept.
-        prepares=(1, columns) if 2 * plan.y_bytes >= size else None,
-        unordered=not direct,
+        prepares=(1, f"columns of {d} by {numbers} in {tile}") if not direct and 2 * plan.y_bytes >= size else None,
         parallel=work >= _SERIAL,
         explicit=True,
         flops=2 * work + (following.flops if following else 0),
-        bytes=d.dtype.size * (plan.x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
+        bytes=d.dtype.size * (x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
         + (following.bytes if following else (d.accumulate if d.dtype.is_integer else d.dtype).size * d.batch * d.m * d.n),
         rate=numbers,
         aliases=following.aliases if following else frozenset(),
@@ -149,42 +158,16 @@ def _generate(plan: _Plan, epilogue: Epilogue) -> str:
     if not plan.direct_y:
         with module.kernel("pack_columns") as b:
             _pack_columns(b, plan)
-    with module.kernel("pack_rows") as b:
-        _pack_rows(b, plan)
-    if plan.k_blocks == 1:
-        with module.kernel("multiply0") as b:
-            _multiply(b, plan, epilogue, b.index(0), plan.depth, first=True, last=True)
-    else:
-        final = plan.k_blocks - 1
-        with module.kernel("multiply0") as b:
-            # Every thread keeps its own tiles from block to block, so no barrier is needed between blocks.
-            with b.loop(0, final) as block:
-                _multiply(b, plan, epilogue, b.mul(block, _K_BLOCK), _K_BLOCK, first=False, last=False)
-        with module.kernel("multiply1") as b:
-            rest = plan.depth - final * _K_BLOCK
-            _multiply(b, plan, epilogue, b.index(final * _K_BLOCK), rest, first=False, last=True)
+    with module.kernel("multiply") as b:
+        _multiply(b, plan, epilogue)
     return str(module)
-
-
-def _pack_rows(b: Builder, plan: _Plan) -> None:
-    """x into [batch][panel][k][rows], rows beyond m as zeros."""
-    d, tile = plan.d, plan.tile
-    x = b.operand(0)
-    packed = workspace(b)
-    start, stop = b.share(plan.x_batches * plan.row_panels)
-    with b.loop(start, stop) as task:
-        batch, panel = b.udiv(task, plan.row_panels), b.urem(task, plan.row_panels)
-        first = b.mul(panel, tile.rows)
-        origin = b.add(b.mul(batch, d.x_strides[0]), b.mul(first, d.x_strides[1]))
-        target = b.element(packed, plan.element, b.mul(task, plan.depth * tile.rows))
-        _pack(b, plan, x, origin, target, tile.rows, d.x_strides[1], d.x_strides[2], first, d.m, plan.shifted)
 
 
 def _pack_columns(b: Builder, plan: _Plan) -> None:
     """y into [batch][panel][k][columns], columns beyond n as zeros."""
     d, tile = plan.d, plan.tile
     y = b.operand(1)
-    packed = b.offset(workspace(b), plan.x_bytes)
+    packed = workspace(b)
     start, stop = b.share(plan.y_batches * plan.column_panels)
     with b.loop(start, stop) as task:
         batch, panel = b.udiv(task, plan.column_panels), b.urem(task, plan.column_panels)
@@ -192,24 +175,24 @@ def _pack_columns(b: Builder, plan: _Plan) -> None:
         origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(first, d.y_strides[2]))
         target = b.element(packed, plan.element, b.mul(task, plan.y_panel))
         words = b.element(target, plan.element, tile.columns) if plan.shifted else target
-        _pack(b, plan, y, origin, words, tile.columns, d.y_strides[2], d.y_strides[1], first, d.n, False)
+        _pack(b, plan, y, origin, words, tile.columns, d.y_strides[2], d.y_strides[1], first, d.n, d.k, False)
         if plan.shifted:
             word_panels.begin_shifted(b, words, target, tile.columns, plan.depth)
 
 
 def _pack(
     b: Builder, plan: _Plan, source: Value, origin: Value, target: Value, count: int, across: int, along: int,
-    first: Value, total: int, shifted: bool,
+    first: Value, total: int, depth: int, shifted: bool,
 ) -> None:  # fmt: skip
     d = plan.d
     if plan.numbers > 1:
         word_panels.pack_panel(
-            b, source, d.dtype, plan.numbers, origin, target, count=count, depth=d.k, across=across, along=along,
+            b, source, d.dtype, plan.numbers, origin, target, count=count, depth=depth, across=across, along=along,
             first=first, total=total, shifted=shifted,
         )  # fmt: skip
     else:
         pack_panel(
-            b, source, d.dtype, plan.tile.lanes, origin, target, count=count, depth=d.k, across=across, along=along,
+            b, source, d.dtype, plan.tile.lanes, origin, target, count=count, depth=depth, across=across, along=along,
             first=first, total=total, wide=d.accumulate,
         )  # fmt: skip
 
@@ -286,69 +269,119 @@ def _store_packed(b: Builder, value: Value, place: Value, width: int, lanes: int
         b.masked_store(value, place, mask)
 
 
-def _multiply(
-    b: Builder, plan: _Plan, epilogue: Epilogue, k_first: Value, k_count: int, first: bool, last: bool
+def _multiply(b: Builder, plan: _Plan, epilogue: Epilogue) -> None:
+    """This thread's tiles: of all tiles [batch][row panel][column panel], an equal part. It may begin and end within a row
+    panel, which then two threads pack."""
+    inner = plan.column_panels
+    start, stop = b.share(plan.d.batch * plan.row_panels * inner)
+    end = b.udiv(b.add(stop, inner - 1), inner)
+    first = b.udiv(start, inner)
+    with b.loop(b.udiv(first, plan.row_panels), b.udiv(b.add(end, plan.row_panels - 1), plan.row_panels)) as batch:
+        low = b.intrinsic("llvm.umax", "i64", first, b.mul(batch, plan.row_panels))
+        high = b.intrinsic("llvm.umin", "i64", end, b.mul(b.add(batch, 1), plan.row_panels))
+        panels = b.sub(high, low)
+        blocks = b.udiv(b.add(panels, plan.block - 1), plan.block)
+        with b.loop(0, blocks) as number:  # of even sizes
+            begin = b.add(low, b.udiv(b.mul(panels, number), blocks))
+            following = b.add(low, b.udiv(b.mul(panels, b.add(number, 1)), blocks))
+            block = _RowBlock(plan, batch, begin, following, start, stop)
+            final = plan.k_blocks - 1
+            if final:
+                with b.loop(0, final) as k_block:
+                    _multiply_block(b, block, epilogue, b.mul(k_block, _K_BLOCK), _K_BLOCK, last=False)
+            rest = plan.depth - final * _K_BLOCK
+            _multiply_block(b, block, epilogue, b.index(final * _K_BLOCK), rest, last=True)
+
+
+@dataclass(frozen=True)
+class _RowBlock:
+    """Row panels, counted over all batches, that a thread multiplies together: those of its tiles start … stop − 1."""
+
+    plan: _Plan
+    batch: Value
+    begin: Value
+    end: Value
+    start: Value
+    stop: Value
+
+
+def _multiply_block(
+    b: Builder, block: _RowBlock, epilogue: Epilogue, k_first: Value, k_count: int, last: bool
 ) -> None:
-    """This thread's tiles over one block of k: [batch][column panel][row panel], rows innermost."""
+    """Pack the block's rows over one block of k, and multiply them by each panel of y."""
+    plan = block.plan
+    d, tile = plan.d, plan.tile
+    first_row_panel = b.mul(block.batch, plan.row_panels)
+    packed = b.arg("scratch")
+    with b.loop(block.begin, block.end) as panel:
+        row = b.mul(b.sub(panel, first_row_panel), tile.rows)
+        origin = b.add(b.mul(block.batch, d.x_strides[0]), b.mul(row, d.x_strides[1]))
+        origin = b.add(origin, b.mul(k_first, plan.numbers * d.x_strides[2]))
+        target = b.element(packed, plan.element, b.mul(b.sub(panel, block.begin), plan.x_panel))
+        depth = d.k - (plan.k_blocks - 1) * _K_BLOCK * plan.numbers if last else k_count * plan.numbers
+        _pack(b, plan, b.operand(0), origin, target, tile.rows, d.x_strides[1], d.x_strides[2], row, d.m, depth, plan.shifted)
+    with b.loop(0, plan.column_panels) as column_panel:
+        # The first and the last row panel may be another thread's in part.
+        task = b.add(b.mul(block.begin, plan.column_panels), column_panel)
+        begin = b.add(block.begin, b.convert("zext", b.compare("slt", task, block.start), "i64"))
+        task = b.add(b.mul(b.sub(block.end, 1), plan.column_panels), column_panel)
+        end = b.sub(block.end, b.convert("zext", b.compare("sge", task, block.stop), "i64"))
+        with b.loop(begin, end) as panel:
+            x = b.element(packed, plan.element, b.mul(b.sub(panel, block.begin), plan.x_panel))
+            row_panel = b.sub(panel, first_row_panel)
+            _multiply_tile(b, plan, epilogue, x, block.batch, row_panel, column_panel, k_first, k_count, last)
+
+
+def _multiply_tile(
+    b: Builder, plan: _Plan, epilogue: Epilogue, x: Value, batch: Value, row_panel: Value, column_panel: Value,
+    k_first: Value, k_count: int, last: bool,
+) -> None:  # fmt: skip
+    """One tile of the result over one block of k, from a packed panel of x."""
     d, tile = plan.d, plan.tile
     type = register_type(d.accumulate)
     element = plan.element
-    base = workspace(b)
-    packed_x = base
-    packed_y = b.offset(base, plan.x_bytes)
-    partials = b.offset(base, plan.x_bytes + plan.y_bytes)
     accumulators = Accumulators(b, tile, d.accumulate, plan.numbers)
-    start, stop = b.share(d.batch * plan.column_panels * plan.row_panels)
-    with b.loop(start, stop) as task:
-        inner, outer = plan.row_panels, plan.column_panels
-        if plan.along_rows:
-            inner, outer = outer, inner
-        first_panel, rest = b.urem(task, inner), b.udiv(task, inner)
-        second_panel, batch = b.urem(rest, outer), b.udiv(rest, outer)
-        row_panel, column_panel = (second_panel, first_panel) if plan.along_rows else (first_panel, second_panel)
-        x_batch = batch if plan.x_batches > 1 else b.index(0)
-        y_batch = batch if plan.y_batches > 1 else b.index(0)
-        x_panel = b.add(b.mul(x_batch, plan.row_panels), row_panel)
-        x = b.element(packed_x, element, b.mul(b.add(b.mul(x_panel, plan.depth), k_first), tile.rows))
-        column = b.mul(column_panel, tile.columns)
-        own = b.element(partials, type, b.mul(task, tile.rows * tile.columns))
-        begins = None
-        if plan.direct_y:
-            y = b.element(b.operand(1), type, b.add(b.mul(y_batch, d.y_strides[0]), column))
-            y_step = d.y_strides[1]
-            y = b.element(y, type, b.mul(k_first, y_step))
-        else:
-            y_panel = b.add(b.mul(y_batch, plan.column_panels), column_panel)
-            y = b.element(packed_y, element, b.mul(y_panel, plan.y_panel))
-            if plan.shifted:
-                begins = y
-                y = b.element(y, element, tile.columns)
-            y_step = tile.columns
-            y = b.element(y, element, b.mul(k_first, y_step))
-        accumulators.begin(b, begins)
-        if not first:
-            _restore(b, accumulators, own, k_first)
-        masks = [
-            lane_mask(b, b.add(column, v * tile.lanes), d.n, tile.lanes) if plan.direct_y else None
+    column = b.mul(column_panel, tile.columns)
+    y_batch = batch if plan.y_batches > 1 else b.index(0)
+    begins = None
+    if plan.direct_y:
+        y = b.element(b.operand(1), type, b.add(b.mul(y_batch, d.y_strides[0]), column))
+        y_step = d.y_strides[1]
+    else:
+        y_panel = b.add(b.mul(y_batch, plan.column_panels), column_panel)
+        y = b.element(workspace(b), element, b.mul(y_panel, plan.y_panel))
+        if plan.shifted:
+            begins = y
+            y = b.element(y, element, tile.columns)
+        y_step = tile.columns
+    y = b.element(y, element, b.mul(k_first, y_step))
+    accumulators.begin(b, begins)
+    if plan.k_blocks > 1:
+        panel = b.add(b.mul(batch, plan.row_panels), row_panel)
+        number = b.add(b.mul(panel, plan.column_panels), column_panel)
+        own = b.element(b.offset(workspace(b), plan.y_bytes), type, b.mul(number, tile.rows * tile.columns))
+        _restore(b, accumulators, own, k_first)
+    masks = [
+        lane_mask(b, b.add(column, v * tile.lanes), d.n, tile.lanes) if plan.direct_y else None
+        for v in range(tile.vectors)
+    ]
+    with b.loop(0, k_count, unroll=4) as k:
+        row = b.element(y, element, b.mul(k, y_step))
+        vectors = [
+            load_lanes(b, b.element(row, element, v * tile.lanes), vector(element, tile.lanes), masks[v])
             for v in range(tile.vectors)
         ]
-        with b.loop(0, k_count, unroll=4) as k:
-            row = b.element(y, element, b.mul(k, y_step))
-            vectors = [
-                load_lanes(b, b.element(row, element, v * tile.lanes), vector(element, tile.lanes), masks[v])
-                for v in range(tile.vectors)
-            ]
-            numbers = b.element(x, element, b.mul(k, tile.rows))
-            accumulators.step(
-                b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
-            )
-        if last:
-            _finish(b, plan, epilogue, accumulators, batch, row_panel, column)
-        else:
-            for r in range(tile.rows):
-                for v in range(tile.vectors):
-                    place = b.element(own, type, r * tile.columns + v * tile.lanes)
-                    b.store(accumulators.get(b, r, v), place)
+        numbers = b.element(x, element, b.mul(k, tile.rows))
+        accumulators.step(
+            b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
+        )
+    if last:
+        _finish(b, plan, epilogue, accumulators, batch, row_panel, column)
+    else:
+        for r in range(tile.rows):
+            for v in range(tile.vectors):
+                place = b.element(own, type, r * tile.columns + v * tile.lanes)
+                b.store(accumulators.get(b, r, v), place)
 
 
 def _restore(b: Builder, accumulators: Accumulators, own: Value, k_first: Value) -> None:
@@ -402,7 +435,7 @@ def _finish_in_loop(
     """By way of the scratch memory, so that a long epilogue stands in the code once a row instead of once a vector."""
     d, tile = plan.d, plan.tile
     type = register_type(d.accumulate)
-    scratch = b.arg("scratch")
+    scratch = b.offset(b.arg("scratch"), plan.x_bytes)
     for r in range(tile.rows):
         for v in range(tile.vectors):
             b.store(accumulators.get(b, r, v), b.element(scratch, type, r * tile.columns + v * tile.lanes))

@@ -85,7 +85,7 @@ def inner_loops(
         outer_lanes = 1 if rows else lanes
         evaluator = Evaluator(b, pointers, plan.along, outer_lanes, place[1], place[0], found)
         for stage in group:
-            _hoist(evaluator, stage.value, set(loops))
+            hoist(evaluator, stage.value, set(loops))
 
     def body(coordinates: dict[Axis, Value], tail: Value | None) -> None:
         for place, own, found in zip(places, accumulators, folds, strict=True):
@@ -191,7 +191,7 @@ def _block_level(loops: Sequence[Axis], lanes: int, chunks: int) -> int | None:
     return None
 
 
-def _hoist(evaluator: Evaluator, expr: Expr, inner: set[Axis]) -> None:
+def hoist(evaluator: Evaluator, expr: Expr, inner: set[Axis]) -> None:
     """Compute the largest sub-expressions that do not vary in the inner loops now; the scope remembers them."""
     if isinstance(expr, Const):
         return
@@ -203,4 +203,4 @@ def _hoist(evaluator: Evaluator, expr: Expr, inner: set[Axis]) -> None:
         return
     if isinstance(expr, Op):
         for a in expr.args:
-            _hoist(evaluator, a, inner)
+            hoist(evaluator, a, inner)

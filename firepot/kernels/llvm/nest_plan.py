@@ -100,20 +100,20 @@ def stage_groups(nest: Nest) -> list[list[Any]]:
     for stage in nest.stages:
         if groups and groups[-1][0].axes == stage.axes:
             folds = {id(s) for s in groups[-1] if isinstance(s, Reduce)}
-            if not _reads_fold(stage.value, folds, set()):
+            if not reads_fold(stage.value, folds, set()):
                 groups[-1].append(stage)
                 continue
         groups.append([stage])
     return groups
 
 
-def _reads_fold(expr: Expr, folds: set[int], seen: set[int]) -> bool:
+def reads_fold(expr: Expr, folds: set[int], seen: set[int]) -> bool:
     if id(expr) in seen:
         return False
     seen.add(id(expr))
     if isinstance(expr, Reduced):
         return id(expr.stage) in folds
-    return any(_reads_fold(a, folds, seen) for a in children(expr))
+    return any(reads_fold(a, folds, seen) for a in children(expr))
 
 
 def _accesses(nest: Nest) -> list[Index]:

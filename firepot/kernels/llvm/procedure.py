@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from firepot.graph import dtypes
-from firepot.graph.dtypes import DType
 from firepot.graph.index import contiguous_strides
 from firepot.kernels import procedure as ir
 from firepot.kernels.kernel import Kernel
@@ -29,17 +28,16 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True)
 class Described:
-    """A procedure and where its arrays lie. Operands: the inputs, the kept outputs' block, the workspace if any.
+    """A procedure and where its arrays lie. Operands: the inputs, the outputs that are made, the workspace if any.
 
+    made:          which outputs are; the others lie in the workspace
     input_strides: in elements
-    offsets:       of each output, in bytes from the start of the block or, where it is not of dtype `kept`, from that
-                   of the workspace
     sites:         for each check the number that the kernel reports
     vector_bytes:  of a register that loops may use lanes of; 0 for one element at a time
     """
 
     procedure: ir.Procedure
-    kept: DType
+    made: tuple[bool, ...]
     input_strides: tuple[tuple[int, ...], ...]
     sites: tuple[int, ...]
     vector_bytes: int = 0
@@ -50,33 +48,26 @@ class Described:
         return (*self.input_strides, *(contiguous_strides(a.shape) for a in self.procedure.outputs))
 
 
-def placed(outputs: tuple[ir.Array, ...], kept: DType) -> tuple[list[int], int, int]:
-    """(offset in bytes of each output, bytes of the block of those of dtype `kept`, bytes of the others)."""
-    offsets, ends = [], {True: 0, False: 0}
-    for a in outputs:
-        own = a.dtype is kept
-        offsets.append(ends[own])
-        ends[own] += ir.room(a)
-    return offsets, ends[True], ends[False]
+def _room(a: ir.Array) -> int:
+    """Bytes of the workspace that an output takes."""
+    return -(-math.prod(a.shape) * a.dtype.size // _ALIGNMENT) * _ALIGNMENT
 
 
 def lower(d: Described) -> Kernel:
     p = d.procedure
     body = vectorised(p, Target(d.vector_bytes, d.strides)) if d.vector_bytes else p.body
     loops = [s for s in body if _parallel(s)]
-    offsets, _, rest = placed(p.outputs, d.kept)
-    traffic = sum(math.prod(a.shape) * a.dtype.size for a in p.arrays)
     whole = covered(p)
     cleared = [n for n, a in enumerate(p.arrays) if a.output and n not in whole]
     phases = (*(["clear"] if cleared else []), *(f"loop{n}" for n in range(max(len(loops), 1))))
     return Kernel(
-        key=f"procedure {p.text} {d.kept.name} {d.input_strides} {d.sites} {d.vector_bytes}",
-        generate=lambda: _generate(d, body, cleared, offsets),
+        key=f"procedure {p.text} {d.made} {d.input_strides} {d.sites} {d.vector_bytes}",
+        generate=lambda: _generate(d, body, cleared),
         phases=phases,
         label=f"kernel[{p.name}]",
-        workspace=rest,
+        workspace=sum(_room(a) for a, made in zip(p.outputs, d.made, strict=True) if not made),
         parallel=bool(loops),
-        bytes=traffic,
+        bytes=sum(math.prod(a.shape) * a.dtype.size for a in p.arrays),
     )
 
 
@@ -84,14 +75,14 @@ def _parallel(s: ir.Statement) -> bool:
     return isinstance(s.loop if isinstance(s, ir.Lanes) else s, ir.Parallel)
 
 
-def _generate(d: Described, body: tuple[ir.Statement, ...], cleared: list[int], offsets: list[int]) -> str:
+def _generate(d: Described, body: tuple[ir.Statement, ...], cleared: list[int]) -> str:
     from firepot.kernels.llvm.procedure_lanes import in_lanes
 
     p = d.procedure
-    module = Module(p.name.encode("ascii", "replace").decode(), len(p.inputs) + 1)
+    module = Module(p.name.encode("ascii", "replace").decode(), len(p.inputs) + sum(d.made))
     if cleared:
         with module.kernel("clear") as b:
-            pointers = _pointers(b, d, offsets)
+            pointers = _pointers(b, d)
             for number in cleared:
                 a = p.arrays[number]
                 start, stop = b.share(math.prod(a.shape) * a.dtype.size, _ALIGNMENT)
@@ -101,7 +92,7 @@ def _generate(d: Described, body: tuple[ir.Statement, ...], cleared: list[int], 
     loops = [s for s in body if _parallel(s)]
     for number in range(max(len(loops), 1)):
         with module.kernel(f"loop{number}") as b:
-            writer = Writer(b, d, _pointers(b, d, offsets), in_lanes)
+            writer = Writer(b, d, _pointers(b, d), in_lanes)
             for s in body:
                 if not _parallel(s):
                     writer.statement(s)
@@ -117,12 +108,18 @@ def _fill(b: Builder, pointer: Value, size: Value) -> None:
     b.call("llvm.memset.p0.i64", "void", pointer, Value("0", "i8"), size, Value("false", "i1"))
 
 
-def _pointers(b: Builder, d: Described, offsets: list[int]) -> list[Value]:
+def _pointers(b: Builder, d: Described) -> list[Value]:
+    """Where each array starts."""
     p = d.procedure
-    count = len(p.inputs)
-    result = [b.operand(n) for n in range(count)]
-    for a, offset in zip(p.outputs, offsets, strict=True):
-        result.append(b.offset(b.operand(count if a.dtype is d.kept else count + 1), offset))
+    result = [b.operand(n) for n in range(len(p.inputs))]
+    number, offset = len(result), 0
+    for a, made in zip(p.outputs, d.made, strict=True):
+        if made:
+            result.append(b.operand(number))
+            number += 1
+        else:
+            result.append(b.offset(b.operand(len(p.inputs) + sum(d.made)), offset))
+            offset += _room(a)
     return result
 
 
