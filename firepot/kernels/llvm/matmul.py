@@ -365,7 +365,8 @@ def _multiply_tile(
         panel = b.add(b.mul(batch, plan.row_panels), row_panel)
         number = b.add(b.mul(panel, plan.column_panels), column_panel)
         own = b.element(b.offset(workspace(b), plan.y_bytes), type, b.mul(number, tile.rows * tile.columns))
-        _restore(b, accumulators, own, k_first)
+        if d.accumulate.is_integer:
+            _take_up(b, accumulators, own, k_first, add=False)
     masks = [
         lane_mask(b, b.add(column, v * tile.lanes), d.n, tile.lanes) if plan.direct_y else None
         for v in range(tile.vectors)
@@ -380,6 +381,8 @@ def _multiply_tile(
         accumulators.step(
             b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
         )
+    if plan.k_blocks > 1 and not d.accumulate.is_integer:
+        _take_up(b, accumulators, own, k_first, add=True)
     if last:
         _finish(b, plan, epilogue, accumulators, batch, row_panel, column)
     else:
@@ -389,14 +392,22 @@ def _multiply_tile(
                 b.store(accumulators.get(b, r, v), place)
 
 
-def _restore(b: Builder, accumulators: Accumulators, own: Value, k_first: Value) -> None:
-    """After the first block, take up the partial results of the blocks before."""
+def _take_up(b: Builder, accumulators: Accumulators, own: Value, k_first: Value, add: bool) -> None:
+    """After the first block, take up the partial results of the blocks before.
+
+    Sums of floating-point numbers start from zero in each block and are added afterwards: over millions of terms, what
+    is rounded away is then that of a block's sum and of the sum of blocks, and not of one long sum. Integers are exact,
+    and their first block begins with a row of its own (`word_panels.begin_shifted`).
+    """
     shape = accumulators.shape
     with b.when(b.compare("sgt", k_first, 0)):
         for r in range(shape.rows):
             for v in range(shape.vectors):
                 place = b.element(own, register_type(accumulators.dtype), r * shape.columns + v * shape.lanes)
-                accumulators.set(b, r, v, b.load(place, accumulators.type))
+                value = b.load(place, accumulators.type)
+                if add:
+                    value = b.add(accumulators.get(b, r, v), value)
+                accumulators.set(b, r, v, value)
 
 
 def _finish(

@@ -68,3 +68,12 @@ def test_a_thread_holds_a_block_of_rows_only():
     kernel = matmul.lower(tall, StoreEpilogue(2, (0, 64, 1), dtypes.float32), cpu)
     assert kernel.scratch <= 400 << 10
     assert kernel.workspace < 2 * 4 * 64 * 512
+
+
+def test_sums_of_millions_of_terms_are_accurate():
+    """All terms have one sign, so that rounding in one long sum would go one way: to 4e-3 of the result."""
+    x = RANDOM.random((2_000_000, 4), np.float32)
+    product = fp.tensor(x)
+    found = (product.T @ product).numpy()
+    expected = x.T.astype(np.float64) @ x.astype(np.float64)
+    assert np.all(np.abs(found - expected) <= 1e-5 * expected)
