@@ -126,7 +126,7 @@ def test_a_loop_prepares_before_its_first_step():
     assert np.allclose(found[1], fp.stack(states).numpy(), atol=1e-6)
     assert np.array_equal(found[1], found[2])
     *_, (trace,) = scanned._traces.values()
-    (loop,) = [s.plan for s in trace.executor.program.steps if s.plan is not None]
+    (loop,) = [s.loop for s in trace.executor.plan.steps if s.loop is not None]
     first = [s for s in loop if isinstance(s, InnerStep)]
     (body,) = [s.body for s in loop if isinstance(s, Repeat)]
     assert sum(s.last == 1 for s in first) == 1  # the packing alone
