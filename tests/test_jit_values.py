@@ -61,9 +61,6 @@ _CASES: dict[str, tuple[Callable[[fp.Tensor], Any], Any, str, str]] = {
     "format": (lambda x: f"{x.sum():.1f}", "6.0", "item()", "outside the jitted function"),
     "tolist": (lambda x: x[0].tolist(), [1, 0, 2], "tolist()", "outside the jitted function"),
     "numpy": (lambda x: np.asarray(x[0]), [1, 0, 2], "numpy()", "outside the jitted function"),
-    "while_loop": (
-        lambda x: fp.while_loop(lambda v: v.sum() < 9, lambda v: v + 1, x)[0], [2, 1, 3], "while_loop", "maximum=",
-    ),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ class PlannedStep:
     """One kernel and its operands.
 
     code:     where the engine finds its object code; None: the kernels are those of `loop`
-    scratch, parallel, unordered: as of `Kernel`
+    scratch, parallel: as of `Kernel`
     operands: (base, byte offset) as of `runtime.program.Operand`, without the workspace
     workspace: byte offset in the arena, or −1
     begun:    an earlier step has run its first phase, in the same workspace
@@ -30,7 +30,6 @@ class PlannedStep:
     code: engine.Code | None
     scratch: int
     parallel: bool
-    unordered: bool
     operands: tuple[tuple[int, int], ...]
     workspace: int
     kept: int
@@ -40,14 +39,14 @@ class PlannedStep:
     def kernel(self) -> Kernel:
         """What the runtime wants to know of the kernel."""
         assert self.code is not None
-        return _kernel(self.code, self.scratch, self.parallel, self.unordered)
+        return _kernel(self.code, self.scratch, self.parallel)
 
 
-def _kernel(code: engine.Code, scratch: int, parallel: bool, unordered: bool) -> Kernel:
+def _kernel(code: engine.Code, scratch: int, parallel: bool) -> Kernel:
     """What is left of a kernel in a plan: its key is the digest of its code."""
     return Kernel(
         key=code.digest, generate=_nothing, phases=tuple(code.exports()), label=code.label, scratch=scratch,
-        parallel=parallel, unordered=unordered,
+        parallel=parallel,
     )  # fmt: skip
 
 
@@ -113,7 +112,7 @@ def _planned(plan: subprogram.Plan) -> subprogram.Plan:
     """The plan with what is left of its kernels."""
 
     def kernel(k: Kernel) -> Kernel:
-        return _kernel(code_of(k), k.scratch, k.parallel, k.unordered)
+        return _kernel(code_of(k), k.scratch, k.parallel)
 
     return subprogram.with_kernels(plan, kernel)
 
@@ -158,7 +157,7 @@ def plan_of(program: Program) -> Plan:
                 kept.append(kernel.workspace)
         steps.append(
             PlannedStep(
-                code_of(kernel) if step.plan is None else None, kernel.scratch, kernel.parallel, kernel.unordered,
+                code_of(kernel) if step.plan is None else None, kernel.scratch, kernel.parallel,
                 tuple(operands), -1 if own >= 0 else program.workspaces[t], own,
                 t in program.shared, None if step.plan is None else _planned(step.plan),
             )
@@ -185,11 +184,11 @@ def to_bytes(plan: Plan) -> bytes:
     codes = {code: number for number, code in enumerate(plan.codes())}
 
     def kernel(k: Kernel) -> Any:
-        return codes[_code(k)], k.scratch, k.parallel, k.unordered
+        return codes[_code(k)], k.scratch, k.parallel
 
     steps = [
         (
-            -1 if s.code is None else codes[s.code], s.scratch, s.parallel, s.unordered, s.operands, s.workspace,
+            -1 if s.code is None else codes[s.code], s.scratch, s.parallel, s.operands, s.workspace,
             s.kept, s.begun, None if s.loop is None else subprogram.to_plain(s.loop, kernel),
         )
         for s in plan.steps
@@ -208,16 +207,16 @@ def from_bytes(data: bytes) -> Plan:
     content = json.loads(data)
     codes = [engine.Code(*c) for c in content["codes"]]
 
-    def kernel(number: int, scratch: int, parallel: bool, unordered: bool) -> Kernel:
-        return _kernel(codes[number], scratch, parallel, unordered)
+    def kernel(number: int, scratch: int, parallel: bool) -> Kernel:
+        return _kernel(codes[number], scratch, parallel)
 
     return Plan(
         steps=tuple(
             PlannedStep(
-                codes[code] if code >= 0 else None, scratch, parallel, unordered, _pairs(operands), workspace, kept, begun,
+                codes[code] if code >= 0 else None, scratch, parallel, _pairs(operands), workspace, kept, begun,
                 None if loop is None else subprogram.from_plain(loop, kernel),
             )
-            for code, scratch, parallel, unordered, operands, workspace, kept, begun, loop in content["steps"]
+            for code, scratch, parallel, operands, workspace, kept, begun, loop in content["steps"]
         ),
         inputs=content["inputs"],
         arena=content["arena"],

@@ -32,7 +32,6 @@ class Kernel:
     prepares:   (operand, what is made of it) where the first phase depends on that operand alone and writes to a part
                 of the workspace that no other phase writes: it need not run again while the operand's contents are
                 the same. Kernels with the same of both, and workspaces of one size, put the same there.
-    unordered:  the second phase needs nothing of the first: no barrier between them
     explicit:   vector code in which nothing is left to hoist or to find twice: a short pipeline of LLVM's passes makes of
                 it what O2 makes, in a third of the time
     aliases:    pairs (operand read, operand written) that may be the same memory
@@ -47,7 +46,6 @@ class Kernel:
     scratch: int = 0
     workspace: int = 0
     prepares: tuple[int, str] | None = None
-    unordered: bool = False
     parallel: bool = True
     explicit: bool = False
     flops: int = 0

@@ -325,8 +325,7 @@ class Executable:
         left = phases[1:] if leave_out and step.prepared else phases[slice(*step.phases)]
         for phase, function in enumerate(left):
             flags = 0 if step.kernel.parallel else walker.SERIAL
-            apart = step.kernel.unordered and len(phases) == len(left) and phase == 1
-            if (phase > 0 and not apart) or (phase == 0 and (not step.independent or step.guard)):
+            if phase > 0 or not step.independent or step.guard:
                 flags |= walker.JOIN
             if phase == 0 and step.guard:
                 flags |= walker.GUARD

@@ -123,7 +123,6 @@ def test_what_is_found_computes_the_same(work: Callable[[], Any], monkeypatch: p
 
 def test_another_process_finds_all_and_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_another_process(monkeypatch)
-    programs = log.programs
     expected = training()
     script = """
 import sys
@@ -140,7 +139,7 @@ print(training()[0].tobytes().hex(), log.planned, log.programs, fp.debug.statist
     )  # fmt: skip
     loss, planned, found, compiled = done.stdout.split()
     assert loss == expected[0].tobytes().hex()
-    assert int(planned) == int(found) == log.programs - programs > 0
+    assert int(planned) == int(found) > 0
     assert int(compiled) <= 1  # the threads' own code, which this process may have had in memory
 
 
