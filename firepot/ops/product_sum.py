@@ -3,7 +3,8 @@
 Σ over k of a[…] · b[…] is a matrix product where every dimension is gone through by one axis: axes of the result that
 both have are its batch, axes that one has its rows or columns, folded axes its inner dimension. It is a convolution
 where one operand is read in windows, result axis · stride + folded axis · dilation + offset, and the other has the
-folded axes as dimensions: the kernel.
+folded axes as dimensions: the kernel; and one of size 1 where rows lie on both sides of the columns, as the positions
+and the number of an image lie around its channels.
 """
 
 from __future__ import annotations
@@ -91,9 +92,30 @@ def _matrix_product(a: Read, b: Read, shape: Shape, kept: int) -> Node | None:
     rows, columns = sorted(in_a - in_b), sorted(in_b - in_a)
     if not inner:
         return None
+    if not batch:
+        for x, y in ((a, b), (b, a)):
+            pointwise = _pointwise(x, y, inner, shape, kept)
+            if pointwise is not None:
+                return pointwise
     product = contract(_as(a, (batch, rows, inner), shape), _as(b, (batch, inner, columns), shape))
     order = [*batch, *rows, *columns]
     return arranged(views.reshape(product, tuple(shape[x] for x in order)), order, shape[:kept])
+
+
+def _pointwise(x: Read, kernel: Read, inner: Sequence[int], shape: Shape, kept: int) -> Node | None:
+    """The product as a convolution of size 1, where x and the result have its channels between other dimensions: as a
+    matrix product it would have to move all of them."""
+    channels, axes = sorted(set(_plain(kernel)) - set(inner)), _plain(x)
+    first = axes.index(inner[0])
+    lead, rest = axes[:first], axes[first + len(inner) :]
+    if not lead or not 1 <= len(rest) <= 3 or axes != [*lead, *inner, *rest] or [*lead, *channels, *rest] != [*range(kept)]:
+        return None
+    images = _as(x, (lead, inner, *([r] for r in rest)), shape)
+    size, ones = images.shape[2:], (1,) * len(rest)
+    filters = _as(kernel, (channels, inner), shape)
+    filters = views.reshape(filters, (*filters.shape, *ones))
+    result = convolve("forward", images, filters, size, ones, size, ones, (0,) * len(rest), ones, 1)
+    return views.reshape(result, shape[:kept])
 
 
 def _convolution(a: Read, b: Read, shape: Shape, kept: int) -> Node | None:

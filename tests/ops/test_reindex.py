@@ -147,6 +147,33 @@ def convolved(x: fp.Tensor, w: fp.Tensor, size: tuple[int, int], stride: int, pa
     )  # fmt: skip
 
 
+def test_products_around_channels_become_convolutions_of_size_one():
+    x, w = draw((2, 3, 5, 4)), draw((6, 3), 1)
+    cases = {
+        "ncij,oc->noij": lambda x, w: fp.reindex_reduce((2, 6, 5, 4), (3,), lambda n, o, i, j, c: x[n, c, i, j] * w[o, c]),
+        "ncij,oc->noij, the other way": lambda x, w: fp.reindex_reduce(
+            (2, 6, 5, 4), (3,), lambda n, o, i, j, c: w[o, c] * x[n, c, i, j]
+        ),
+        "nci,oc->noi, of one column": lambda x, w: fp.reindex_reduce(
+            (2, 6, 5), (3,), lambda n, o, i, c: x[n, c, i, 1] * w[o, c]
+        ),
+    }
+    for name, function in cases.items():
+        value, pull_back = fp.vjp(function, fp.tensor(x), fp.tensor(w))
+        assert "convolve" in kinds(value), name
+        tx, tw = (torch.from_numpy(v).requires_grad_() for v in (x, w))
+        expected = torch.einsum("ncij,oc->noij", tx, tw)
+        expected = expected[..., 1] if "column" in name else expected
+        (expected**3).sum().backward()
+        gradients = pull_back(3 * value**2)
+        assert np.allclose(value.numpy(), expected.detach().numpy()), name
+        assert np.allclose(gradients[0].numpy(), tx.grad.numpy()) and np.allclose(gradients[1].numpy(), tw.grad.numpy())
+    # Rows that are not on both sides stay a matrix product.
+    linear = fp.reindex_reduce((2, 5, 4, 6), (3,), lambda n, i, j, o, c: fp.tensor(x)[n, c, i, j] * fp.tensor(w)[o, c])
+    assert "contract" in kinds(linear)
+    assert np.allclose(linear.numpy(), np.einsum("ncij,oc->nijo", x, w))
+
+
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 1, 1), (1, 0, 2), (2, 2, 2), (3, 0, 1)])
 def test_windows_become_convolutions(stride: int, padding: int, dilation: int):
     x, w = draw((2, 3, 9, 8)), draw((4, 3, 3, 2), 1)
