@@ -66,12 +66,7 @@ def closed(
             if inputs == node.inputs:
                 known[node] = node
                 continue
-            grad_mode.enabled = node.requires_grad
-            if node.primitive is mark_primitive:
-                known[node] = mark(inputs[0], node.requires_grad)
-            else:
-                known[node] = apply(node.primitive, inputs, node.params)
-            recompute.follow(node, known[node], inputs, images)
+            known[node] = _on(node, inputs, images)
     finally:
         grad_mode.enabled = before
     placeholders = [*carries, *slices, *constants, *outside.values()]
@@ -82,6 +77,17 @@ def closed(
         carries, slices, [*constants, *outside.values()], [handles.get(p, p) for p in placeholders], ends
     )
     return body, list(outside)
+
+
+def _on(node: Node, inputs: tuple[Node, ...], images: dict[recompute.Segment, recompute.Segment]) -> Node:
+    """The node on other inputs, which collects gradients, and is recomputed, as it is. Sets the mode for that."""
+    grad_mode.enabled = node.requires_grad
+    if node.primitive is mark_primitive:
+        found = mark(inputs[0], node.requires_grad)
+    else:
+        found = apply(node.primitive, inputs, node.params)
+    recompute.follow(node, found, inputs, images)
+    return found
 
 
 def on_common_operands(
@@ -117,12 +123,7 @@ def inlined(body: Body, values: Sequence[Node]) -> list[Node]:
             if node in known:
                 continue
             inputs = tuple(known[i] for i in node.inputs)
-            grad_mode.enabled = node.requires_grad
-            if node.primitive is mark_primitive:
-                known[node] = mark(inputs[0], node.requires_grad)
-            else:
-                known[node] = apply(node.primitive, inputs, node.params)
-            recompute.follow(node, known[node], inputs, images)
+            known[node] = _on(node, inputs, images)
     finally:
         grad_mode.enabled = before
     return [known[r] for r in body.results]

@@ -81,8 +81,9 @@ def describe(nest: Nest) -> str:
     return "\n".join([f"{loops} {operands}", *lines, *stages])
 
 
-def label(nest: Nest) -> str:
-    names: list[str] = []
+def _expressions(nest: Nest) -> list[Expr]:
+    """Every expression of the nest, a shared one once, after those that it is made of."""
+    found: list[Expr] = []
     seen: set[int] = set()
 
     def walk(expr: Expr) -> None:
@@ -91,11 +92,15 @@ def label(nest: Nest) -> str:
         seen.add(id(expr))
         for a in children(expr):
             walk(a)
-        if isinstance(expr, Op) and expr.name not in names:
-            names.append(expr.name)
+        found.append(expr)
 
     for stage in nest.stages:
         walk(stage.value)
+    return found
+
+
+def label(nest: Nest) -> str:
+    names = list(dict.fromkeys(e.name for e in _expressions(nest) if isinstance(e, Op)))
     folds = [s.combine for s in nest.stages if isinstance(s, Reduce)]
     inside = ",".join(names[:5] + (["…"] if len(names) > 5 else []))
     return f"reduce[{','.join(folds)}]({inside})" if folds else f"map({inside or 'copy'})"
@@ -171,18 +176,4 @@ def aliases(nest: Nest) -> frozenset[tuple[int, int]]:
 
 def loads(nest: Nest) -> list[Load]:
     """Every load of the nest, a shared one once."""
-    found: list[Load] = []
-    seen: set[int] = set()
-
-    def walk(expr: Expr) -> None:
-        if id(expr) in seen:
-            return
-        seen.add(id(expr))
-        if isinstance(expr, Load):
-            found.append(expr)
-        for a in children(expr):
-            walk(a)
-
-    for stage in nest.stages:
-        walk(stage.value)
-    return found
+    return [e for e in _expressions(nest) if isinstance(e, Load)]
