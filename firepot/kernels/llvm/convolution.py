@@ -93,7 +93,7 @@ def _plan(c: Convolution, processor: Any) -> _Plan:
         return PointwiseWeight.of(c, lanes, processor.vector_registers, numbers)
     if c.mode == "weight_grad":
         return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers, numbers)
-    return Direct.of(c, lanes, processor.vector_registers, numbers)
+    return Direct.of(c, lanes, processor.vector_registers, numbers, processor.l2)
 
 
 def _numbers(c: Convolution, processor: Any) -> int:

@@ -8,8 +8,8 @@ y is packed whole, for all threads. Each thread then has rows of its own: it pac
 in its second-level cache, and multiplies it by one panel of y after the other; what it reads of x no other core has
 written. For long k the work is blocked along k too; partial results wait in the workspace.
 
-A large y comes from the last-level cache, which takes long to answer. So while a tile's products are summed, what will
-be needed next is asked for: the following panel of y, and what the epilogue will read and write.
+While a tile's products are summed, what will be needed next is asked for: the following panel of y (tile.py), and what
+the epilogue will read and write.
 
 After the analysis of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
 """
@@ -27,13 +27,21 @@ from firepot.kernels.llvm import dots, matmul_rows, word_panels
 from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_as, memory_type, register_type
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
+from firepot.kernels.llvm.tile import (
+    GROUP,
+    Accumulators,
+    NextPanel,
+    TileShape,
+    choose_tile,
+    grouped_steps,
+    lane_mask,
+    load_lanes,
+    transpose,
+)
 
 _K_BLOCK = 1024
 _ROW_BLOCK = 384 << 10  # bytes of packed x that a thread holds: with a panel of y they fill most of 1 MB
 _FEW_TERMS = 16
-_GROUP = 4  # steps along k that stand in the code one after the other
-_LINE = 64  # bytes of a cache line
 _SERIAL = 1 << 15  # multiply-adds below which one thread does all
 
 
@@ -389,22 +397,17 @@ def _multiply_tile(
             b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
         )
 
-    groups = k_count // _GROUP
-    early = min(groups, tile.rows) if last else 0  # each fetches a row of what the epilogue will touch
-    for start, stop in ((0, early), (early, groups)):
-        if start == stop:
-            continue
-        with b.loop(start, stop) as group:
-            if not plan.direct_y:
-                _prefetch_panel(b, plan, b.element(y, element, plan.y_panel), b.add(b.mul(place, groups), group))
-            if stop == early:
-                row = b.add(b.mul(row_panel, tile.rows), group)
-                for v in range(tile.vectors):
-                    epilogue.prefetch(b, (batch, row, b.add(column, v * tile.lanes)), tile.lanes)
-            for u in range(_GROUP):
-                step(b.add(b.mul(group, _GROUP), u))
-    for k in range(groups * _GROUP, k_count):
-        step(k)
+    def fetch_panel(group: Value) -> None:
+        # Blocks of rows are of even sizes, so each has more than half of the most tiles.
+        following = NextPanel.of(tile.columns * d.accumulate.size, plan.block // 2 + 1)
+        following.fetch(b, b.element(y, element, plan.y_panel), place, group, k_count // GROUP)
+
+    def fetch_row(group: Value) -> None:
+        row = b.add(b.mul(row_panel, tile.rows), group)
+        for v in range(tile.vectors):
+            epilogue.prefetch(b, (batch, row, b.add(column, v * tile.lanes)), tile.lanes)
+
+    grouped_steps(b, k_count, step, None if plan.direct_y else fetch_panel, tile.rows if last else 0, fetch_row)
     if plan.k_blocks > 1 and not d.accumulate.is_integer:
         _take_up(b, accumulators, own, k_first, add=True)
     if last:
@@ -414,18 +417,6 @@ def _multiply_tile(
             for v in range(tile.vectors):
                 place = b.element(own, type, r * tile.columns + v * tile.lanes)
                 b.store(accumulators.get(b, r, v), place)
-
-
-def _prefetch_panel(b: Builder, plan: _Plan, panel: Value, group: Value) -> None:
-    """Have a share of a panel fetched: that of one group of steps, counted over the tiles of a block of rows.
-
-    Blocks are of even sizes, so that each has more than half of the most tiles: those fetch all of the panel.
-    """
-    size = plan.d.accumulate.size
-    lines = math.ceil(_GROUP * plan.tile.columns * size / _LINE / (plan.block // 2 + 1))
-    first = b.mul(group, lines * _LINE)
-    for line in range(lines):
-        b.prefetch(b.offset(panel, b.add(first, line * _LINE)), level=2)
 
 
 def _take_up(b: Builder, accumulators: Accumulators, own: Value, k_first: Value, add: bool) -> None:
