@@ -36,11 +36,11 @@ def closed(
     images: dict[recompute.Segment, recompute.Segment] = {}
     order = topological(results, known.__contains__)
     inside = set(known)
-    plain: set[Node] = set()  # numbers and what is made of them alone
+    plain: set[Node] = set()  # numbers and what is made of them alone, by which nobody differentiates
     for node in order:
         if any(i in inside for i in node.inputs):
             inside.add(node)
-        elif not ew.is_leaf(node) and all(i in plain for i in node.inputs):
+        elif not node.requires_grad and not ew.is_leaf(node) and all(i in plain for i in node.inputs):
             plain.add(node)
         elif since is not None and node.sequence > since and node.inputs and node not in given:
             inside.add(node)
