@@ -64,7 +64,7 @@ def _linked(key: Any, count: int) -> list[bool]:
             group[n] = n = group[group[n]]
         return n
 
-    constant = []
+    constant: list[bool] = []
     for n, entry in enumerate(entries):
         inputs = entry[2] if _is_operation(entry) else ()
         constant.append(_is_operation(entry) and all(constant[i] for i in inputs))
