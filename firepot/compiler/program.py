@@ -112,6 +112,7 @@ class Passes:
     follow: bool = True  # element-wise work on a product or convolution done by its own kernel
     statistics: bool = True  # folds over each channel of what a convolution makes by its own kernel, batch norm's too
     dots: bool = True  # bfloat16 and int8 products by the processor's dot-product instructions, where it has them
+    tiles: bool = True  # bfloat16 products by the processor's tile instructions, where it has them
     lanes: bool = True  # loops of procedures (fp.kernel) whose turns are independent in the lanes of vectors
     share_memory: bool = True  # values that do not live at the same time in the same place
     # What a kernel makes of a constant input (packed or transformed weights) is kept in memory of its own from run to
@@ -240,7 +241,8 @@ def _lower(
             needed |= g.inputs
     opaque = [g.roots[0] for g in groups if g.opaque and g.roots[0].size and g.roots[0] not in assembled]
     host = processor()
-    target = host if passes.dots else replace(host, bf16_dot=False, int8_dot=False)
+    target = host if passes.dots else replace(host, bf16_dot=False, int8_dot=False, bf16_tile=False)
+    target = target if passes.tiles else replace(target, bf16_tile=False)
     lowering = Lowering(storage, opaque, target, passes.lanes, passes.share_preparations)
     for g in groups:
         if g.roots[0] in assembled or all(r.size == 0 for r in g.roots):

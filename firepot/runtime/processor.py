@@ -5,15 +5,20 @@ Nothing here imports llvmlite before `processor()` is first called.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
+
+# Linux on x86-64: a system call, what is asked of it, and the number of the processor's state component.
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 # Taken where the system tells nothing: right or cautious on any machine of the last decade.
 _DEFAULT_CACHES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
@@ -31,6 +36,8 @@ class Processor:
     fma:                    fused multiply-add of float32 and float64 vectors
     bf16_dot:               multiply-add of bfloat16 pairs into float32 (AVX512_BF16)
     int8_dot:               multiply-add of int8 quadruples into int32 (AVX512_VNNI)
+    bf16_tile:              products of bfloat16 matrices of 16 rows of 64 bytes into float32 (AMX), and the system's leave
+                            to this process to use them
     """
 
     triple: str
@@ -45,6 +52,7 @@ class Processor:
     fma: bool
     bf16_dot: bool
     int8_dot: bool
+    bf16_tile: bool = False
 
 
 @functools.cache
@@ -68,6 +76,7 @@ def processor() -> Processor:
         fma=features.get("fma", False) or _is_arm(),
         bf16_dot=features.get("avx512bf16", False),
         int8_dot=features.get("avx512vnni", False),
+        bf16_tile=features.get("amx-bf16", False) and width == 64 and _may_use_tiles(),
     )
 
 
@@ -80,6 +89,19 @@ def usable_cores() -> int:
     if quota is not None:
         count = min(count, max(1, math.ceil(quota)))
     return max(1, count)
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux to let this process use tile registers, whose 8 KB it saves for threads that do.
+
+    It may refuse (an old kernel, a sandbox). Leave once given holds for all threads, present and future.
+    Source: Documentation/arch/x86/xstate.rst of the Linux kernel.
+    """
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return False
+    system_call = ctypes.CDLL(None, use_errno=True).syscall
+    system_call.argtypes = [ctypes.c_long] * 3
+    return bool(system_call(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
 def _is_arm() -> bool:

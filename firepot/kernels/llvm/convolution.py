@@ -17,6 +17,7 @@ from typing import Any
 
 from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm import (
+    amx,
     convolution_depthwise,
     convolution_pointwise,
     convolution_weight,
@@ -35,7 +36,7 @@ __all__ = ["Convolution", "lower", "result_lane"]
 
 _SERIAL = 1 << 15  # products below which waking the other threads costs more than it saves
 # Operations of direct sums in 1e-9 s on one core; gradients of weights are handed over one by one.
-_RATE, _DOT_RATE, _DOT_WEIGHT_RATE = 105, 200, 150
+_RATE, _DOT_RATE, _DOT_WEIGHT_RATE, _TILE_RATE = 105, 200, 150, 500
 _LABELS = {"forward": "convolve", "input_grad": "convolve_input_grad", "weight_grad": "convolve_weight_grad"}
 
 
@@ -57,13 +58,13 @@ def lower(c: Convolution, epilogue: Epilogue, processor: Any) -> Kernel:
         label=f"{_LABELS[c.mode]} {c.in_channels}→{c.out_channels} {kernel} @{c.output_size[2]}"
         + (f" + {following.label}" if following else ""),
         workspace=plan.workspace_bytes + (folds.bytes if folds else 0),
-        scratch=plan.scratch_bytes + (plan.tile_bytes if epilogue.large and isinstance(plan, Direct) else 0),
+        scratch=plan.scratch_bytes + (plan.tile_bytes if isinstance(plan, Direct) and (epilogue.large or plan.blocking) else 0),
         prepares=(1, f"filter of {plan}") if isinstance(plan, (Direct, Winograd)) and plan.weights_alone else None,
         parallel=c.products >= _SERIAL,
         explicit=True,
         flops=2 * c.products + (following.flops if following else 0),
         bytes=moved,
-        rate=1 if isinstance(plan, (Depthwise, Winograd, WinogradWeight)) else plan.numbers,
+        rate=_rate(plan),
         aliases=following.aliases if following else frozenset(),
     )
 
@@ -78,12 +79,21 @@ def result_lane(c: Convolution) -> int:
 _Plan = Depthwise | Direct | PointwiseWeight | WeightGradient | Winograd | WinogradWeight
 
 
+def _rate(plan: _Plan) -> int:
+    """Products in the time of one of float32."""
+    if isinstance(plan, (Depthwise, Winograd, WinogradWeight)):
+        return 1
+    return amx.RATE if isinstance(plan, Direct) and plan.blocking else plan.numbers
+
+
 def _plan(c: Convolution, processor: Any) -> _Plan:
     lanes = processor.vector_bytes // c.accumulate.size
     if convolution_depthwise.applies(c):
         return Depthwise.of(c, lanes)
     numbers = _numbers(c, processor)
     rate = _RATE if numbers == 1 else _DOT_WEIGHT_RATE if c.mode == "weight_grad" else _DOT_RATE
+    if numbers == amx.NUMBERS and processor.bf16_tile and c.mode != "weight_grad":
+        rate = _TILE_RATE
     if convolution_winograd.applies(c, rate):
         if c.mode == "weight_grad":
             return WinogradWeight.of(c, lanes, processor.vector_registers)
@@ -94,7 +104,7 @@ def _plan(c: Convolution, processor: Any) -> _Plan:
         return PointwiseWeight.of(c, lanes, processor.vector_registers, numbers)
     if c.mode == "weight_grad":
         return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers, numbers)
-    return Direct.of(c, lanes, processor.vector_registers, numbers, processor.l2)
+    return Direct.of(c, lanes, processor.vector_registers, numbers, processor.l2, processor.bf16_tile)
 
 
 def _numbers(c: Convolution, processor: Any) -> int:

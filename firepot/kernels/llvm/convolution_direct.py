@@ -6,7 +6,8 @@ of the source. Weights are packed into panels first. Positions are taken a cache
 panels go over one block before the next.
 
 Where the processor has dot-product instructions for the dtype (dots.py), neighbouring channels of the source lie
-together in words, and so do the weights that belong to them.
+together in words, and so do the weights that belong to them. Where it multiplies whole tiles of words (amx.py), their
+rows are neighbouring positions, read where they lie.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
-from firepot.kernels.llvm import dots
+from firepot.kernels.llvm import amx, dots
+from firepot.kernels.llvm.amx import Blocking
 from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.convolution_folds import Folds, folds_of
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
@@ -59,18 +61,24 @@ class Direct:
     gathered: bool  # whether a block's positions are copied first: far apart, they would meet in one set of the cache
     numbers: int  # in an element; more than one are a word
     block_bytes: int = _BLOCK_BYTES
+    blocking: Blocking | None = None  # of tile instructions
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1, l2: int = 1 << 20) -> Direct:
+    def of(
+        c: Convolution, lanes: int, registers: int, numbers: int = 1, l2: int = 1 << 20, tiles: bool = False
+    ) -> Direct:
         all_sweeps = sweeps(c)
         inner, outer = c.source_channels // c.groups, c.result_channels // c.groups
         width = max((s.count[2] for s in all_sweeps), default=1)
-        tile = choose_tile(width, outer, lanes, registers)
+        blocking = _blocking(all_sweeps, inner, outer) if tiles and numbers == amx.NUMBERS else None
+        tile = blocking.shape if blocking else choose_tile(width, outer, lanes, registers)
         merged = c.groups == 1 and inner <= _FEW_CHANNELS and c.kernel[2] > 1 and len(all_sweeps) == 1 and (
             all_sweeps[0].taps[2].offset_step == 1
         )  # fmt: skip
         overrun = max((-s.count[2] % tile.rows for s in all_sweeps), default=0)
         bordered = merged or any(not _edges_fit(s, tile.rows, c.source_size[2]) for s in all_sweeps)
+        if blocking:  # tiles are read whole, and nothing behind a row
+            bordered, overrun = True, 0
         place = source(
             c, all_sweeps, c.source_channels, c.source_size, c.first_strides, bordered=bordered,
             copied=(merged and c.first_strides[4] != -(-inner // numbers) * numbers) or (bordered and overrun > 0)
@@ -81,10 +89,10 @@ class Direct:
             inner *= c.kernel[2]
         gathered = (
             c.kernel == (1, 1, 1) and c.padding == (0, 0, 0) and c.groups == 1 and not place.copied
-            and place.strides[3] * max(s.stride[2] for s in all_sweeps) >= _CLOSE
+            and place.strides[3] * max(s.stride[2] for s in all_sweeps) >= _CLOSE and not blocking
         )  # fmt: skip
         block_bytes = max(_BLOCK_BYTES, 3 * l2 // 16) if math.prod(c.kernel) == 1 else _BLOCK_BYTES
-        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers, block_bytes)
+        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers, block_bytes, blocking)
 
     @property
     def element(self) -> str:
@@ -182,15 +190,32 @@ class Direct:
                     b.offset(zeros, self.zeros_bytes),
                 )
         with module.kernel("multiply") as b:
+            if self.blocking:
+                self.blocking.configure(b)
             before = parts = 0
             for sweep in self.sweeps:
                 _sweep(b, self, sweep, before, epilogue, parts)
                 before += self.taps_of(sweep)
                 parts += self.blocks(sweep)
+            if self.blocking:
+                amx.release(b)
         if folds := self.folds(epilogue):
             with module.kernel("fold") as b:
                 folds.finish(b)
         return str(module)
+
+
+def _blocking(all_sweeps: list[Sweep], inner: int, outer: int) -> Blocking | None:
+    """Tiles of positions in a row, as many as divide every row if it can be, by up to 64 result channels. None where words
+    of channels do not fill tiles, or nothing is summed in some sweep."""
+    widths = {s.count[2] for s in all_sweeps}
+    taps = min((math.prod(t.count for t in s.taps) for s in all_sweeps), default=0)
+    if inner % (amx.WORDS * amx.NUMBERS) or not taps or min(widths) < 2:
+        return None
+    most = min(amx.ROWS, *widths)
+    rows = next(r for r in range(most, 0, -1) if all(w % r == 0 for w in widths))
+    right = min(4, math.ceil(outer / amx.WORDS))
+    return Blocking(1, right, rows if 2 * rows > most else most)
 
 
 def _edge_rows(sweep: Sweep, rows: int, size: int) -> list[int]:
@@ -333,8 +358,15 @@ def _sweep(
             steps = (s.strides[0], s.strides[1] * sweep.stride[0], s.strides[2] * sweep.stride[1])
             corner = s.origin + sum(t.offset * k for t, k in zip(sweep.taps, s.strides[1:], strict=True))
             origin = b.add(b.add(dot((n, z, y), steps, b), corner), b.mul(group, plan.inner))
-            with b.loop(0, width, tile.rows) as first:
-                accumulators.begin(b, panel_begin if plan.shifted else None)
+            with b.loop(0, width, tile.rows) as begin:
+                # Where tiles of words do not divide a row, the last begins earlier and repeats some positions.
+                first, repeated = begin, b.index(0)
+                if plan.blocking:
+                    first = b.intrinsic("llvm.umin", "i64", begin, b.index(width - tile.rows))
+                    repeated = b.sub(begin, first)
+                    plan.blocking.clear(b)
+                else:
+                    accumulators.begin(b, panel_begin if plan.shifted else None)
                 if gathered:
                     position = b.add(b.mul(b.sub(row, low), wide), first)
                     line = b.element(b.arg("scratch"), type, b.mul(position, plan.gathered_step))
@@ -344,7 +376,7 @@ def _sweep(
                     n, group, b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
                     b.add(b.mul(y, sweep.step[1]), sweep.start[1]),
                 )  # fmt: skip
-                number = b.add(b.mul(b.sub(row, low), -(-width // tile.rows)), b.udiv(first, tile.rows))
+                number = b.add(b.mul(b.sub(row, low), -(-width // tile.rows)), b.udiv(begin, tile.rows))
 
                 def fetch_result(
                     r: Value, first: Value = first, place: tuple[Value, ...] = place, panel: Value = panel
@@ -356,7 +388,7 @@ def _sweep(
                         epilogue.prefetch(b, (n, b.add(channel, v * tile.lanes), z, y, x), tile.lanes)
 
                 _tile(b, plan, sweep, accumulators, line, zeros, weights, ranges, first, number, fetch_result)
-                _finish(b, plan, sweep, epilogue, folds, accumulators, place, part, panel, first)
+                _finish(b, plan, sweep, epilogue, folds, accumulators, place, part, panel, first, repeated)
 
 
 def _gather(b: Builder, plan: Direct, sweep: Sweep, activation: Value, low: Value, high: Value, wide: int) -> None:
@@ -397,7 +429,7 @@ def _tile(
     single = math.prod(t.count for t in sweep.taps) == 1
     ahead = not plan.gathered and plan.inner >= 64 and single
     following = NextPanel.of(
-        tile.columns * plan.c.accumulate.size, plan.rows_per_block(sweep) * -(-sweep.count[2] // tile.rows)
+        GROUP * tile.columns * plan.c.accumulate.size, plan.rows_per_block(sweep) * -(-sweep.count[2] // tile.rows)
     )
     with b.loop(*ranges[0]) as jz, b.loop(*ranges[1]) as jy, b.loop(0, columns.count) as jx:
         offset = dot((jz, jy, jx), [t.offset_step * k for t, k in zip(sweep.taps, s.strides[1:], strict=True)], b)
@@ -430,9 +462,16 @@ def _tile(
         def fetch_panel(group: Value, panel: Value = panel) -> None:
             following.fetch(b, b.element(panel, type, plan.weight_panel), number, group, plan.inner // GROUP)
 
-        # Sums over several taps are long enough for what the processor fetches by itself.
-        large = single and plan.weight_bytes > _NEAR
-        grouped_steps(b, plan.inner, step, fetch_panel if large else None, tile.rows if single else 0, fetch_result)
+        if plan.blocking:
+            step_bytes = amx.WORDS * tile.columns * dots.WORD_BYTES
+            with b.loop(0, plan.inner // amx.WORDS) as k:
+                left = b.element(pixels, type, b.mul(k, amx.WORDS))
+                right = b.offset(panel, b.mul(k, step_bytes))
+                plan.blocking.step(b, [left], stride * dots.WORD_BYTES, right, tile.columns * dots.WORD_BYTES)
+        else:
+            # Sums over several taps are long enough for what the processor fetches by itself.
+            large = single and plan.weight_bytes > _NEAR
+            grouped_steps(b, plan.inner, step, fetch_panel if large else None, tile.rows if single else 0, fetch_result)
 
 
 def _vectors(b: Builder, plan: Direct, group: Value, panel: Value) -> Iterator[tuple[Value, Value | None, Value]]:
@@ -445,19 +484,24 @@ def _vectors(b: Builder, plan: Direct, group: Value, panel: Value) -> Iterator[t
 
 def _finish(
     b: Builder, plan: Direct, sweep: Sweep, epilogue: Epilogue, folds: Folds | None, accumulators: Accumulators,
-    place: tuple[Value, Value, Value, Value], part: Value, panel: Value, first: Value,
+    place: tuple[Value, Value, Value, Value], part: Value, panel: Value, first: Value, repeated: Value,
 ) -> None:  # fmt: skip
-    """Hand the tile to the epilogue."""
+    """Hand the tile to the epilogue, but for its first rows if an earlier one had those positions."""
     tile = plan.tile
     n, group, z, y = place
     width = sweep.count[2]
-    if epilogue.large:  # by way of memory, so that its code stands once a row instead of once a vector
+    if epilogue.large or plan.blocking:  # by way of memory, so that its code stands once a row instead of once a vector
         type = register_type(plan.c.accumulate)
         finished = b.offset(b.arg("scratch"), plan.scratch_bytes)
-        for r in range(tile.rows):
-            for v in range(tile.vectors):
-                b.store(accumulators.get(b, r, v), b.element(finished, type, r * tile.columns + v * tile.lanes))
-        rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(width), first), b.index(tile.rows))
+        if plan.blocking:
+            plan.blocking.store(b, finished)
+            first = b.add(first, repeated)
+            finished = b.element(finished, type, b.mul(repeated, tile.columns))
+        else:
+            for r in range(tile.rows):
+                for v in range(tile.vectors):
+                    b.store(accumulators.get(b, r, v), b.element(finished, type, r * tile.columns + v * tile.lanes))
+        rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(width), first), b.sub(b.index(tile.rows), repeated))
         if folds:
             for v, (channel, mask, exists) in enumerate(_vectors(b, plan, group, panel)):
                 column = b.element(finished, type, v * tile.lanes)

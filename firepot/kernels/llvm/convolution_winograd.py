@@ -394,7 +394,7 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
     products = b.arg("scratch")
     accumulators = Accumulators(b, tile, plan.c.accumulate)
     square = b.variable(f"[{RESULTS * RESULTS} x {accumulators.type}]", align=64)
-    following = NextPanel.of(4 * tile.columns, plan.block_rows)
+    following = NextPanel.of(GROUP * 4 * tile.columns, plan.block_rows)
     part, part_end = b.arg("first"), b.arg("last")
     groups = b.udiv(b.add(b.sub(part_end, part), plan.group_panels - 1), plan.group_panels)
     start, stop = b.share(b.mul(groups, plan.blocks))

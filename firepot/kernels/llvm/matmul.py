@@ -2,7 +2,8 @@
 
 Both operands are packed into panels that the tile reads in order, whatever their strides: y as [panel][k][columns],
 x as [panel][k][rows]. Packing converts half precision to float32, so the tile sees one dtype; where the processor has
-dot-product instructions for the dtype, it makes words of several numbers along k (dots.py), and k counts words.
+dot-product instructions for the dtype, it makes words of several numbers along k (dots.py), and k counts words. Where
+it multiplies whole tiles of such words (amx.py), those take the place of the register tile.
 
 y is packed whole, for all threads. Each thread then has rows of its own: it packs a block of their panels, which stays
 in its second-level cache, and multiplies it by one panel of y after the other; what it reads of x no other core has
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
 from firepot.kernels.kernel import Kernel
-from firepot.kernels.llvm import dots, matmul_rows, word_panels
+from firepot.kernels.llvm import amx, dots, matmul_rows, word_panels
 from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_as, memory_type, register_type
@@ -66,11 +68,13 @@ class _Plan:
     y_batches: int
     direct_y: bool  # read y where it lies
     numbers: int  # along k in an element of a panel
+    tiled: bool  # by tile instructions
 
     @property
     def depth(self) -> int:
-        """Elements of a panel's row or column."""
-        return math.ceil(self.d.k / self.numbers)
+        """Elements of a panel's row or column; with tiles some at the end may be zeros."""
+        depth = math.ceil(self.d.k / self.numbers)
+        return -(-depth // amx.WORDS) * amx.WORDS if self.tiled else depth
 
     @property
     def element(self) -> str:
@@ -141,23 +145,24 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any, repeated: bool = False)
     if matmul_rows.applies(d, processor):
         return matmul_rows.lower(d, epilogue, processor, parallel=work >= _SERIAL)
     lanes = processor.vector_bytes // d.accumulate.size
-    tile = choose_tile(d.m, d.n, lanes, processor.vector_registers)
+    tiled = _worth_tiles(d, processor)
+    tile = amx.SQUARE.shape if tiled else choose_tile(d.m, d.n, lanes, processor.vector_registers)
     y_batches = 1 if d.y_strides[0] == 0 else d.batch
-    numbers = dots.numbers_of_a_word(d.dtype, d.accumulate, processor)
+    numbers = amx.NUMBERS if tiled else dots.numbers_of_a_word(d.dtype, d.accumulate, processor)
     few = d.m * d.batch // y_batches <= 4 * tile.rows and not repeated
     direct = numbers == 1 and d.y_strides[2] == 1 and d.dtype is d.accumulate and few
-    plan = _Plan(d, tile, y_batches, direct, numbers)
+    plan = _Plan(d, tile, y_batches, direct, numbers, tiled)
     following = epilogue if isinstance(epilogue, NestEpilogue) else None
     size = plan.y_bytes + plan.partial_bytes
     tile_bytes = tile.rows * tile.columns * d.accumulate.size
     x_batches = d.batch if d.x_strides[0] else 1
-    columns = f"columns of {y_batches}x{d.k}x{d.n} {d.y_strides} {d.dtype} by {numbers} in {tile.columns}"
+    columns = f"columns of {y_batches}x{d.k}x{d.n} {d.y_strides} {d.dtype} by {numbers} in {tile.columns} to {plan.depth}"
     return Kernel(
-        key=f"matmul {processor.vector_bytes} {numbers} {direct} {d} {epilogue.key}",
+        key=f"matmul {processor.vector_bytes} {numbers} {direct} {tiled} {d} {epilogue.key}",
         generate=lambda: _generate(plan, epilogue),
         phases=("multiply",) if direct else ("pack_columns", "multiply"),
         label=f"matmul {d.batch}x{d.m}x{d.n}x{d.k}{' + ' + following.label if following else ''}",
-        scratch=plan.x_bytes + (tile_bytes if epilogue.large else 0),
+        scratch=plan.x_bytes + (tile_bytes if epilogue.large or tiled else 0),
         workspace=size,
         # Kept copies of y are to be most of what is kept.
         prepares=(1, columns) if not direct and 2 * plan.y_bytes >= size else None,
@@ -166,9 +171,17 @@ def lower(d: Matmul, epilogue: Epilogue, processor: Any, repeated: bool = False)
         flops=2 * work + (following.flops if following else 0),
         bytes=d.dtype.size * (x_batches * d.m * d.k + plan.y_batches * d.k * d.n)
         + (following.bytes if following else (d.accumulate if d.dtype.is_integer else d.dtype).size * d.batch * d.m * d.n),
-        rate=numbers,
+        rate=amx.RATE if tiled else numbers,
         aliases=following.aliases if following else frozenset(),
     )
+
+
+def _worth_tiles(d: Matmul, processor: Any) -> bool:
+    """Whether tile instructions multiply: the dtype is theirs, and tiles are not mostly filled up."""
+    return (
+        processor.bf16_tile and d.dtype is dtypes.bfloat16 and d.accumulate is dtypes.float32
+        and min(d.m, d.n, d.k) >= _FEW_TERMS and 1 in d.x_strides[1:]
+    )  # fmt: skip
 
 
 def _generate(plan: _Plan, epilogue: Epilogue) -> str:
@@ -177,7 +190,11 @@ def _generate(plan: _Plan, epilogue: Epilogue) -> str:
         with module.kernel("pack_columns") as b:
             _pack_columns(b, plan)
     with module.kernel("multiply") as b:
+        if plan.tiled:
+            amx.SQUARE.configure(b)
         _multiply(b, plan, epilogue)
+        if plan.tiled:
+            amx.release(b)
     return str(module)
 
 
@@ -196,6 +213,10 @@ def _pack_columns(b: Builder, plan: _Plan) -> None:
         _pack(b, plan, y, origin, words, tile.columns, d.y_strides[2], d.y_strides[1], first, d.n, d.k, False)
         if plan.shifted:
             word_panels.begin_shifted(b, words, target, tile.columns, plan.depth)
+        if plan.tiled:
+            written = math.ceil(d.k / plan.numbers) * tile.columns
+            with b.loop(written, plan.y_panel, tile.lanes) as rest:
+                b.store(b.constant(0, vector(plan.element, tile.lanes)), b.element(target, plan.element, rest))
 
 
 def _pack(
@@ -337,7 +358,11 @@ def _multiply_block(
         origin = b.add(origin, b.mul(k_first, plan.numbers * d.x_strides[2]))
         target = b.element(packed, plan.element, b.mul(b.sub(panel, block.begin), plan.x_panel))
         depth = d.k - (plan.k_blocks - 1) * _K_BLOCK * plan.numbers if last else k_count * plan.numbers
-        _pack(b, plan, b.operand(0), origin, target, tile.rows, d.x_strides[1], d.x_strides[2], row, d.m, depth, plan.shifted)
+        strides = d.x_strides[1], d.x_strides[2]
+        if plan.tiled:
+            amx.pack_rows(b, b.operand(0), d.dtype, origin, target, depth, *strides, row, d.m)
+        else:
+            _pack(b, plan, b.operand(0), origin, target, tile.rows, *strides, row, d.m, depth, plan.shifted)
     with b.loop(0, plan.column_panels) as column_panel:
         # The first and the last row panel may be another thread's in part.
         task = b.add(b.mul(block.begin, plan.column_panels), column_panel)
@@ -348,7 +373,8 @@ def _multiply_block(
             x = b.element(packed, plan.element, b.mul(b.sub(panel, block.begin), plan.x_panel))
             row_panel = b.sub(panel, first_row_panel)
             place = b.sub(panel, begin)
-            _multiply_tile(b, plan, epilogue, x, place, block.batch, row_panel, column_panel, k_first, k_count, last)
+            multiply = _multiply_tiles if plan.tiled else _multiply_tile
+            multiply(b, plan, epilogue, x, place, block.batch, row_panel, column_panel, k_first, k_count, last)
 
 
 def _multiply_tile(
@@ -399,7 +425,7 @@ def _multiply_tile(
 
     def fetch_panel(group: Value) -> None:
         # Blocks of rows are of even sizes, so each has more than half of the most tiles.
-        following = NextPanel.of(tile.columns * d.accumulate.size, plan.block // 2 + 1)
+        following = NextPanel.of(GROUP * tile.columns * d.accumulate.size, plan.block // 2 + 1)
         following.fetch(b, b.element(y, element, plan.y_panel), place, group, k_count // GROUP)
 
     def fetch_row(group: Value) -> None:
@@ -417,6 +443,49 @@ def _multiply_tile(
             for v in range(tile.vectors):
                 place = b.element(own, type, r * tile.columns + v * tile.lanes)
                 b.store(accumulators.get(b, r, v), place)
+
+
+def _multiply_tiles(
+    b: Builder, plan: _Plan, epilogue: Epilogue, x: Value, place: Value, batch: Value, row_panel: Value,
+    column_panel: Value, k_first: Value, k_count: int, last: bool,
+) -> None:  # fmt: skip
+    """`_multiply_tile` by tile instructions. The sums go by way of the scratch memory."""
+    d, tile = plan.d, plan.tile
+    type = register_type(d.accumulate)
+    column = b.mul(column_panel, tile.columns)
+    y_batch = batch if plan.y_batches > 1 else b.index(0)
+    y = b.mul(b.add(b.mul(y_batch, plan.column_panels), column_panel), plan.y_panel)
+    y = b.element(workspace(b), plan.element, b.add(y, b.mul(k_first, tile.columns)))
+    steps = k_count // amx.WORDS
+    step_bytes = amx.WORDS * tile.columns * dots.WORD_BYTES
+    following = NextPanel.of(step_bytes, plan.block // 2 + 1)
+    rows_a_step = math.ceil(tile.rows / steps)
+    amx.SQUARE.clear(b)
+    with b.loop(0, steps) as step:
+        following.fetch(b, b.element(y, plan.element, plan.y_panel), place, step, steps)
+        if last:
+            with b.loop(0, rows_a_step) as number:
+                row = b.add(b.mul(row_panel, tile.rows), b.add(b.mul(step, rows_a_step), number))
+                for v in range(tile.vectors):
+                    epilogue.prefetch(b, (batch, row, b.add(column, v * tile.lanes)), tile.lanes)
+        half = amx.ROWS * amx.ROW_BYTES
+        left = b.offset(x, b.mul(step, 2 * half))
+        right = b.offset(y, b.mul(step, step_bytes))
+        amx.SQUARE.step(b, (left, b.offset(left, half)), amx.ROW_BYTES, right, tile.columns * dots.WORD_BYTES)
+    finished = b.offset(b.arg("scratch"), plan.x_bytes)
+    amx.SQUARE.store(b, finished)
+    if plan.k_blocks > 1:
+        number = b.add(b.mul(b.add(b.mul(batch, plan.row_panels), row_panel), plan.column_panels), column_panel)
+        size = tile.rows * tile.columns
+        own = b.element(b.offset(workspace(b), plan.y_bytes), type, b.mul(number, size))
+        begun = b.splat(b.compare("sgt", k_first, 0), tile.lanes)
+        wide = vector(type, tile.lanes)
+        with b.loop(0, size, tile.lanes) as i:
+            before = b.masked_load(b.element(own, type, i), wide, begun)
+            total = b.add(b.load(b.element(finished, type, i), wide), before)
+            b.store(total, b.element(finished if last else own, type, i))
+    if last:
+        _finish_from_scratch(b, plan, epilogue, batch, row_panel, column)
 
 
 def _take_up(b: Builder, accumulators: Accumulators, own: Value, k_first: Value, add: bool) -> None:
@@ -482,6 +551,17 @@ def _finish_in_loop(
     for r in range(tile.rows):
         for v in range(tile.vectors):
             b.store(accumulators.get(b, r, v), b.element(scratch, type, r * tile.columns + v * tile.lanes))
+    _finish_from_scratch(b, plan, epilogue, batch, row_panel, column)
+
+
+def _finish_from_scratch(
+    b: Builder, plan: _Plan, epilogue: Epilogue, batch: Value, row_panel: Value, column: Value
+) -> None:
+    """Hand the epilogue a tile that lies in the scratch memory."""
+    d, tile = plan.d, plan.tile
+    type = register_type(d.accumulate)
+    wide = vector(type, tile.lanes)
+    scratch = b.offset(b.arg("scratch"), plan.x_bytes)
     first = b.mul(row_panel, tile.rows)
     rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(d.m), first), b.index(tile.rows))
     with b.loop(0, rows, unroll=1) as row:
@@ -490,7 +570,7 @@ def _finish_in_loop(
             mask = lane_mask(b, n, d.n, tile.lanes)
             place = b.element(scratch, type, b.add(b.mul(row, tile.columns), v * tile.lanes))
             if d.n % tile.columns == 0 or v == 0:
-                epilogue.emit(b, (batch, b.add(first, row), n), b.load(place, accumulators.type), mask)
+                epilogue.emit(b, (batch, b.add(first, row), n), b.load(place, wide), mask)
             else:  # a vector that may lie wholly outside
                 with b.when(b.compare("slt", n, d.n)):
-                    epilogue.emit(b, (batch, b.add(first, row), n), b.load(place, accumulators.type), mask)
+                    epilogue.emit(b, (batch, b.add(first, row), n), b.load(place, wide), mask)

@@ -124,9 +124,9 @@ class NextPanel:
     tiles: int
 
     @staticmethod
-    def of(row_bytes: int, tiles: int) -> NextPanel:
-        """For panels with rows of so many bytes, each multiplied by at least so many tiles."""
-        whole = math.ceil(GROUP * row_bytes / _LINE)  # lines of a group of rows
+    def of(group_bytes: int, tiles: int) -> NextPanel:
+        """For panels of which a group of steps reads so many bytes, each multiplied by at least so many tiles."""
+        whole = math.ceil(group_bytes / _LINE)
         lines = math.ceil(whole / max(1, tiles))
         return NextPanel(lines, math.ceil(whole / lines))
 
