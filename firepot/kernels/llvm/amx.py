@@ -61,6 +61,10 @@ class Blocking:
         for tile in range(self.left * self.right):
             _call(b, "tilezero", _number(tile))
 
+    def load(self, b: Builder, source: Value) -> None:
+        """The sums from where `store` put them."""
+        self._move(b, "tileloadd64", source)
+
     def step(self, b: Builder, left: Sequence[Value], left_bytes: int, right: Value, right_bytes: int) -> None:
         """Add the products over 16 words of k.
 
@@ -79,11 +83,14 @@ class Blocking:
 
     def store(self, b: Builder, target: Value) -> None:
         """The sums into memory, row after row."""
+        self._move(b, "tilestored64", target)
+
+    def _move(self, b: Builder, name: str, memory: Value) -> None:
         row_bytes = self.right * ROW_BYTES
         for i in range(self.left):
             for j in range(self.right):
-                place = b.offset(target, i * self.rows * row_bytes + j * ROW_BYTES)
-                _call(b, "tilestored64", _number(i * self.right + j), place, b.index(row_bytes))
+                place = b.offset(memory, i * self.rows * row_bytes + j * ROW_BYTES)
+                _call(b, name, _number(i * self.right + j), place, b.index(row_bytes))
 
 
 SQUARE = Blocking(2, 2)  # loads least for its products

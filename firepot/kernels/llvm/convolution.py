@@ -83,7 +83,8 @@ def _rate(plan: _Plan) -> int:
     """Products in the time of one of float32."""
     if isinstance(plan, (Depthwise, Winograd, WinogradWeight)):
         return 1
-    return amx.RATE if isinstance(plan, Direct) and plan.blocking else plan.numbers
+    tiled = (isinstance(plan, Direct) and plan.blocking) or (isinstance(plan, PointwiseWeight) and plan.tiled)
+    return amx.RATE if tiled else plan.numbers
 
 
 def _plan(c: Convolution, processor: Any) -> _Plan:
@@ -101,7 +102,7 @@ def _plan(c: Convolution, processor: Any) -> _Plan:
     if convolution_pointwise.applies(c):
         # Longer lines waste less where a word of positions must not reach from one to the next.
         c = convolution_weight.flattened(c) if numbers > 1 else c
-        return PointwiseWeight.of(c, lanes, processor.vector_registers, numbers)
+        return PointwiseWeight.of(c, lanes, processor.vector_registers, numbers, processor.bf16_tile)
     if c.mode == "weight_grad":
         return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers, numbers)
     return Direct.of(c, lanes, processor.vector_registers, numbers, processor.l2, processor.bf16_tile)
@@ -114,6 +115,8 @@ def _numbers(c: Convolution, processor: Any) -> int:
     """
     numbers = dots.numbers_of_a_word(c.dtype, c.accumulate, processor)
     if c.mode == "weight_grad":
+        if processor.bf16_tile and numbers == amx.NUMBERS and not convolution_pointwise.applies(c):
+            return 1  # processors with tiles take as long for a dot product of pairs as for two multiply-adds
         return numbers if c.first_strides[1] == c.second_strides[1] == 1 else 1
     if numbers == 4 and c.mode != "forward":
         return 1

@@ -4,7 +4,8 @@ dw[o, c] = Σ_p g[p, o] · x[p, c]. Both activations are long and thin: they are
 at a time, so that the packed chunk stays in the shared cache and the register tile reads two streams. The sums wait in
 the workspace from chunk to chunk. Where there are few tiles, positions are summed in several parts, whatever the number
 of threads. Where the processor has dot-product instructions for the dtype (dots.py), two neighbouring positions of a
-line are packed as one, an odd line's last with a zero.
+line are packed as one, an odd line's last with a zero. Where it multiplies whole tiles of such words (amx.py), lines are
+filled up to whole tiles with zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from firepot.kernels.llvm import dots
+from firepot.kernels.llvm import amx, dots
 from firepot.kernels.llvm.builder import KERNEL_PARAMETERS, Builder, Module, Value, vector
 from firepot.kernels.llvm.convolution_form import Convolution, Five
 from firepot.kernels.llvm.convolution_source import round_up
@@ -52,17 +53,20 @@ class PointwiseWeight:
     chunk_lines: int  # lines of positions (n, z, y) that are packed together
     parts: int  # sums over a part of a chunk's positions each
     numbers: int  # positions in a packed one
+    tiled: bool = False  # by tile instructions
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1) -> PointwiseWeight:
-        tile = choose_tile(c.out_channels, c.in_channels, lanes, registers)
-        tiles = math.ceil(c.out_channels / tile.rows) * math.ceil(c.in_channels / tile.columns)
-        plan = PointwiseWeight(c, tile, 1, 1, numbers)
+    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1, tiles: bool = False) -> PointwiseWeight:
+        whole = amx.WORDS * amx.NUMBERS
+        tiled = tiles and numbers == amx.NUMBERS and 3 * c.output_size[2] >= 2 * round_to(c.output_size[2], whole)
+        tile = amx.SQUARE.shape if tiled else choose_tile(c.out_channels, c.in_channels, lanes, registers)
+        number = math.ceil(c.out_channels / tile.rows) * math.ceil(c.in_channels / tile.columns)
+        plan = PointwiseWeight(c, tile, 1, 1, numbers, tiled)
         lines, per_line = plan.lines, plan.width * (plan.g_width + plan.x_width) * c.accumulate.size
         chunks = math.ceil(lines * per_line / _CHUNK_BYTES)
         chunk = math.ceil(lines / min(chunks, lines))
-        parts = 1 if tiles >= _TASKS else min(_MOST_PARTS, math.ceil(_TASKS / tiles), chunk)
-        return PointwiseWeight(c, tile, chunk, parts, numbers)
+        parts = 1 if number >= _TASKS else min(_MOST_PARTS, math.ceil(_TASKS / number), chunk)
+        return PointwiseWeight(c, tile, chunk, parts, numbers, tiled)
 
     @property
     def element(self) -> str:
@@ -72,7 +76,8 @@ class PointwiseWeight:
     @property
     def width(self) -> int:
         """Packed positions of a line."""
-        return -(-self.c.output_size[2] // self.numbers)
+        width = -(-self.c.output_size[2] // self.numbers)
+        return round_to(width, amx.WORDS) if self.tiled else width
 
     @property
     def lines(self) -> int:
@@ -118,14 +123,19 @@ class PointwiseWeight:
     @property
     def kept(self) -> bool:
         """Whether sums wait in the workspace."""
-        return self.chunks > 1 or self.parts > 1 or self.block < self.chunk
+        return self.tiled or self.chunks > 1 or self.parts > 1 or self.block < self.chunk
 
     @property
     def block(self) -> int:
         """Positions that all tiles go over before the next."""
         most = max(1, _BLOCK_BYTES // (self.tile.columns * self.c.accumulate.size))
         part = math.ceil(self.chunk / self.parts)
-        return math.ceil(part / math.ceil(part / most))
+        return round_to(math.ceil(part / math.ceil(part / most)), self.unit)
+
+    @property
+    def unit(self) -> int:
+        """Packed positions that are summed over at once."""
+        return amx.WORDS if self.tiled else 1
 
     @property
     def workspace_bytes(self) -> int:
@@ -145,7 +155,11 @@ class PointwiseWeight:
         with module.function("pack", parameters, internal=True) as b:
             _pack(b, self)
         with module.function("multiply", parameters, internal=True) as b:
+            if self.tiled:
+                amx.SQUARE.configure(b)
             _multiply(b, self, epilogue)
+            if self.tiled:
+                amx.release(b)
         for i in range(self.chunks):
             first, last = i * self.chunk_lines, min((i + 1) * self.chunk_lines, self.lines)
             for what in ("pack", "multiply"):
@@ -164,6 +178,11 @@ class PointwiseWeight:
         return g, x, b.offset(x, self.x_bytes)
 
 
+def round_to(count: int, unit: int) -> int:
+    """The next multiple of `unit`."""
+    return -(-count // unit) * unit
+
+
 def _pack(b: Builder, plan: PointwiseWeight) -> None:
     """Lines from `first` to `last` of both activations into [panel][position][channels of the panel]."""
     c, tile = plan.c, plan.tile
@@ -175,7 +194,8 @@ def _pack(b: Builder, plan: PointwiseWeight) -> None:
         y, rest = b.urem(line, height), b.udiv(line, height)
         place = (b.udiv(rest, depth), b.urem(rest, depth), y)
         position = b.mul(own, plan.width)
-        _pack_line(b, plan, b.operand(1), c.second_strides, (1, 1, 1), place, position, packed_g, tile.rows, c.out_channels)
+        pack_g = _pack_tiles if plan.tiled else _pack_line
+        pack_g(b, plan, b.operand(1), c.second_strides, (1, 1, 1), place, position, packed_g, tile.rows, c.out_channels)
         _pack_line(b, plan, b.operand(0), c.first_strides, c.stride, place, position, packed_x, tile.columns, c.in_channels)
 
 
@@ -203,8 +223,11 @@ def _pack_line(
         own = b.element(target, type, b.mul(b.add(b.mul(number, plan.chunk), position), count))
         with b.loop(0, whole_words, unroll=2) as x:
             pack(x, first, own, left, plan.numbers)
-        if whole_words < plan.width:
-            pack(b.index(whole_words), first, own, left, c.output_size[2] % plan.numbers)
+        if rest := c.output_size[2] % plan.numbers:
+            pack(b.index(whole_words), first, own, left, rest)
+        filled = whole_words + (rest > 0)
+        with b.loop(filled * count, plan.width * count, lanes) as zeros:
+            b.store(b.constant(0, vector(type, lanes)), b.element(own, type, zeros))
 
     def pack(x: Value, first: Value, own: Value, left: int, positions: int) -> None:
         here = b.add(first, b.mul(x, strides[4] * step[2] * plan.numbers))
@@ -231,6 +254,20 @@ def _pack_line(
         panel(b.index(whole), channels - whole * count)
 
 
+def _pack_tiles(
+    b: Builder, plan: PointwiseWeight, source: Value, strides: Five, step: tuple[int, int, int],
+    place: tuple[Value, Value, Value], position: Value, target: Value, count: int, channels: int,
+) -> None:  # fmt: skip
+    """`_pack_line` with a channel's words together, as tiles have them."""
+    n, z, y = place
+    origin = b.add(b.add(b.mul(n, strides[0]), b.mul(z, strides[2] * step[0])), b.mul(y, strides[3] * step[1]))
+    with b.loop(0, math.ceil(channels / count)) as number:
+        first = b.mul(number, count)
+        own = b.element(target, plan.element, b.mul(b.add(b.mul(number, plan.chunk), position), count))
+        length, along = plan.c.output_size[2], strides[4] * step[2]
+        amx.pack_rows(b, source, plan.c.dtype, b.add(origin, first), own, length, 1, along, first, channels)
+
+
 def _multiply(b: Builder, plan: PointwiseWeight, epilogue: Epilogue) -> None:
     """Add the chunk's positions to this thread's tiles: [part][column panel][row panel]."""
     c, tile = plan.c, plan.tile
@@ -244,34 +281,65 @@ def _multiply(b: Builder, plan: PointwiseWeight, epilogue: Epilogue) -> None:
     with b.loop(0, blocks) as block, b.loop(start, stop) as task:
         row_panel, rest = b.urem(task, plan.row_panels), b.udiv(task, plan.row_panels)
         column_panel, part = b.urem(rest, plan.column_panels), b.udiv(rest, plan.column_panels)
-        begin = b.udiv(b.mul(part, positions), plan.parts)
-        end = b.udiv(b.mul(b.add(part, 1), positions), plan.parts)
+        units = b.udiv(positions, plan.unit)
+        begin = b.mul(b.udiv(b.mul(part, units), plan.parts), plan.unit)
+        end = b.mul(b.udiv(b.mul(b.add(part, 1), units), plan.parts), plan.unit)
         low = b.intrinsic("llvm.umin", "i64", b.add(begin, b.mul(block, plan.block)), end)
         high = b.intrinsic("llvm.umin", "i64", b.add(low, plan.block), end)
-        accumulators.clear(b)
         own = b.element(sums, type, b.mul(task, tile.rows * tile.columns))
-        places = [
-            (r, v, b.element(own, type, r * tile.columns + v * tile.lanes))
-            for r in range(tile.rows) for v in range(tile.vectors)
-        ]  # fmt: skip
-        if plan.kept:
-            with b.when(b.compare("ne", b.add(block, b.arg("first")), 0)):
-                for r, v, place in places:
-                    accumulators.set(b, r, v, b.load(place, accumulators.type))
         left = b.element(packed_g, element, b.mul(b.mul(row_panel, plan.chunk), tile.rows))
         right = b.element(packed_x, element, b.mul(b.mul(column_panel, plan.chunk), tile.columns))
-        with b.loop(low, high, unroll=4) as k:
-            line = b.element(right, element, b.mul(k, tile.columns))
-            wide = vector(element, tile.lanes)
-            vectors = [b.load(b.element(line, element, v * tile.lanes), wide) for v in range(tile.vectors)]
-            numbers = b.element(left, element, b.mul(k, tile.rows))
-            rows = [b.element(numbers, element, r) for r in range(tile.rows)]
-            accumulators.step(b, [functools.partial(b.load, row, element) for row in rows], vectors)
-        if plan.kept:
-            for r, v, place in places:
-                b.store(accumulators.get(b, r, v), place)
+        begins = b.compare("eq", b.add(block, b.arg("first")), 0)
+        if plan.tiled:
+            _add_tiles(b, plan, own, begins, left, right, low, high)
         else:
-            _hand_over(b, plan, epilogue, row_panel, column_panel, lambda r, v: accumulators.get(b, r, v))
+            _add_products(b, plan, accumulators, own, begins, left, right, low, high)
+            if not plan.kept:
+                _hand_over(b, plan, epilogue, row_panel, column_panel, lambda r, v: accumulators.get(b, r, v))
+
+
+def _add_products(
+    b: Builder, plan: PointwiseWeight, accumulators: Accumulators, own: Value, begins: Value, left: Value, right: Value,
+    low: Value, high: Value,
+) -> None:  # fmt: skip
+    """Packed positions from `low` to `high` in the register tile, on top of the sums that wait in memory if any do."""
+    tile, element = plan.tile, plan.element
+    places = [
+        (r, v, b.element(own, register_type(plan.c.accumulate), r * tile.columns + v * tile.lanes))
+        for r in range(tile.rows) for v in range(tile.vectors)
+    ]  # fmt: skip
+    accumulators.clear(b)
+    if plan.kept:
+        with b.when(b.xor(begins, b.constant(True, "i1"))):
+            for r, v, place in places:
+                accumulators.set(b, r, v, b.load(place, accumulators.type))
+    with b.loop(low, high, unroll=4) as k:
+        line = b.element(right, element, b.mul(k, tile.columns))
+        wide = vector(element, tile.lanes)
+        vectors = [b.load(b.element(line, element, v * tile.lanes), wide) for v in range(tile.vectors)]
+        numbers = b.element(left, element, b.mul(k, tile.rows))
+        rows = [b.element(numbers, element, r) for r in range(tile.rows)]
+        accumulators.step(b, [functools.partial(b.load, row, element) for row in rows], vectors)
+    if plan.kept:
+        for r, v, place in places:
+            b.store(accumulators.get(b, r, v), place)
+
+
+def _add_tiles(
+    b: Builder, plan: PointwiseWeight, own: Value, begins: Value, left: Value, right: Value, low: Value, high: Value
+) -> None:
+    """`_add_products` by tile instructions; the sums always wait in memory."""
+    tile = plan.tile
+    with b.when(begins):
+        amx.SQUARE.clear(b)
+    with b.when(b.xor(begins, b.constant(True, "i1"))):
+        amx.SQUARE.load(b, own)
+    with b.loop(low, high, amx.WORDS) as k:
+        x = b.element(left, plan.element, b.mul(k, tile.rows))
+        y = b.element(right, plan.element, b.mul(k, tile.columns))
+        half = b.offset(x, amx.ROWS * amx.ROW_BYTES)
+        amx.SQUARE.step(b, (x, half), amx.ROW_BYTES, y, tile.columns * dots.WORD_BYTES)
+    amx.SQUARE.store(b, own)
 
 
 def _finish(b: Builder, plan: PointwiseWeight, epilogue: Epilogue) -> None:
