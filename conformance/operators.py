@@ -135,29 +135,49 @@ def _left_out(entry: Any, sample: Any) -> str | None:
     return None
 
 
-def _copied(v: Any) -> Any:
-    if isinstance(v, torch.Tensor):
-        return v.detach().clone().requires_grad_(v.requires_grad) if v.layout is torch.strided else v
+def _each(v: Any, change: Callable[[Any], Any]) -> Any:
+    """An argument, containers included, with `change` made of every value in it."""
     if isinstance(v, dict):
-        return {k: _copied(x) for k, x in v.items()}
+        return {k: _each(x, change) for k, x in v.items()}
     if type(v) in (list, tuple):
-        return type(v)(_copied(x) for x in v)
-    return v
+        return type(v)(_each(x, change) for x in v)
+    return change(v)
 
 
-def _widened(v: Any, keep: bool = False) -> Any:
-    """In double precision; `keep`: what needs a gradient still does."""
-    if isinstance(v, torch.Tensor):
-        if not (v.is_floating_point() or v.is_complex()):
+def _copied(given: Any) -> Any:
+    def copy(v: Any) -> Any:
+        if not isinstance(v, torch.Tensor) or v.layout is not torch.strided:
             return v
-        return v.detach().to(torch.promote_types(v.dtype, torch.float64)).requires_grad_(keep and v.requires_grad)
-    if isinstance(v, dict):
-        return {k: _widened(x, keep) for k, x in v.items()}
-    if type(v) in (list, tuple):
-        return type(v)(_widened(x, keep) for x in v)
-    if v in (torch.float16, torch.bfloat16, torch.float32):
-        return torch.float64
-    return torch.complex128 if v is torch.complex64 else v
+        return v.detach().clone().requires_grad_(v.requires_grad)
+
+    return _each(given, copy)
+
+
+def _widened(given: Any, keep: bool = False) -> Any:
+    """In double precision; `keep`: what needs a gradient still does."""
+
+    def widen(v: Any) -> Any:
+        if isinstance(v, torch.Tensor):
+            if not (v.is_floating_point() or v.is_complex()):
+                return v
+            return v.detach().to(torch.promote_types(v.dtype, torch.float64)).requires_grad_(keep and v.requires_grad)
+        if v in (torch.float16, torch.bfloat16, torch.float32):
+            return torch.float64
+        return torch.complex128 if v is torch.complex64 else v
+
+    return _each(given, widen)
+
+
+def _own_leaves(given: Any) -> Any:
+    """Views that a sample made while gradients were off, which say that they need one and get none, as tensors of their own."""
+    known: dict[int, torch.Tensor] = {}
+
+    def own(v: Any) -> Any:
+        if not (isinstance(v, torch.Tensor) and v.requires_grad and v.is_leaf and v._is_view()):
+            return v
+        return known.setdefault(id(v), v.detach().clone().requires_grad_())
+
+    return _each(given, own)
 
 
 def _failure(error: BaseException) -> str:
@@ -288,7 +308,7 @@ def _derivatives(
 ) -> None:
     waiting: list[Any] = []
     for sample in _chosen(entry.sample_inputs("cpu", dtype, requires_grad=True), samples):
-        arguments = [sample.input, sample.args, sample.kwargs]
+        arguments = _own_leaves([sample.input, sample.args, sample.kwargs])
         if name_of(entry) in DOUBLE:
             arguments = _widened(arguments, keep=True)
         if reason := _left_out(entry, sample):

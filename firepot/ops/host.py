@@ -23,13 +23,14 @@ def call(what: str, function: Callable[..., Any], *tensors: Tensor, core: Sequen
     """The arrays that `function` makes of the tensors' values, as tensors of the first one's precision.
 
     Args:
+        tensors: of one floating-point or complex dtype, behind the first also int32 (row exchanges).
         function: of stacks of matrices, whose leading dimensions broadcast.
         core: how many dimensions of each tensor are one matrix, behind those of the stack (default: 2 of each).
 
     Raises: RuntimeError for dtypes that LAPACK does not know; what NumPy's LinAlgError says, as LinAlgError.
     """
     dtype = tensors[0].dtype
-    for t in tensors:
+    for t in (t for t in tensors if t is tensors[0] or t.dtype is not dtypes.int32):
         if t.dtype.to_real() not in (dtypes.float32, dtypes.float64):
             raise RuntimeError(f"{what}: expected float32, float64 or complex, got {t.dtype.name}; convert it first")
         if t.dtype.to_real() is not dtype.to_real():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from oracle import draw
 
 import firepot as fp
@@ -258,3 +259,18 @@ def test_a_memory_budget_holds_with_loops() -> None:
     same(budgeted(w, xs), both(w, xs))
     explained = fp.explain(budgeted, w, xs)
     assert explained.memory_bytes <= smallest and "loop 24x" in str(explained)
+
+
+@pytest.mark.parametrize("make", [fp.zeros, fp.ones, fp.randn])
+def test_derivatives_by_values_from_outside_that_were_not_computed_yet(make: Any) -> None:
+    w, xs = make(3, 3, requires_grad=True), fp.randn(5, 2, 3)
+    (g,) = fp.autograd.grad(fp.scan(lambda c, x: ((c @ w + x).sin(), c), fp.ones(2, 3), xs)[1].sum(), [w])
+    (h,) = fp.autograd.grad(fp.cond(xs.sum() > 0, lambda x: x @ w, lambda x: x @ w * 2, xs).square().sum(), [w])
+    rw, rows, carry, made = torch.tensor(w.detach().numpy(), requires_grad=True), torch.tensor(xs.numpy()), torch.ones(2, 3), []
+    for x in rows:
+        made.append(carry)
+        carry = (carry @ rw + x).sin()
+    (rg,) = torch.autograd.grad(torch.stack(made).sum(), [rw])
+    np.testing.assert_allclose(g.numpy(), rg.numpy(), rtol=1e-4, atol=1e-4)
+    (rh,) = torch.autograd.grad((rows @ rw * (1 if rows.sum() > 0 else 2)).square().sum(), [rw])
+    np.testing.assert_allclose(h.numpy(), rh.numpy(), rtol=1e-4, atol=1e-4)

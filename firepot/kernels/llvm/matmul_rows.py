@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from firepot.kernels.llvm.matmul import Matmul
 
 _ROWS = 4  # more make packing y worth its while
+_RUN = 256  # steps along k whose products one accumulator sums
 
 
 def applies(d: Matmul, processor: Any) -> bool:
@@ -110,11 +111,24 @@ def _block(
             origin = b.add(b.mul(batch, d.y_strides[0]), b.mul(inside, d.y_strides[2]))
             y.append(_place(b, b.operand(1), d.dtype, origin))
         slots = [[b.variable(type) for _ in y] for _ in sums]
-        for row in slots:
-            for slot in row:
-                b.set(slot, zero)
-        with b.loop(0, whole, taken) as k:
-            _step(b, d, lanes, numbers, x, y, slots, k, None)
+        _set(b, slots, zero)
+        run = _RUN * taken
+        if d.accumulate.kind == "f" and whole > run:
+            # Each run of k is summed by itself, so that over millions of terms what is rounded away is that of a run's sum
+            # and of the sum of runs, and not of one long sum.
+            totals = [[b.variable(type) for _ in y] for _ in sums]
+            _set(b, totals, zero)
+            with b.loop(0, whole, run) as begin:
+                _set(b, slots, zero)
+                with b.loop(begin, b.intrinsic("llvm.umin", "i64", b.add(begin, run), b.index(whole)), taken) as k:
+                    _step(b, d, lanes, numbers, x, y, slots, k, None)
+                for totals_row, row in zip(totals, slots, strict=True):
+                    for total, slot in zip(totals_row, row, strict=True):
+                        b.set(total, b.add(b.get(total, type), b.get(slot, type)))
+            slots = totals
+        else:
+            with b.loop(0, whole, taken) as k:
+                _step(b, d, lanes, numbers, x, y, slots, k, None)
         if whole < d.k:
             _step(b, d, lanes, numbers, x, y, slots, b.index(whole), b.tail_mask(b.index(d.k - whole), taken))
         for found, row in zip(sums, slots, strict=True):
@@ -124,6 +138,12 @@ def _block(
         excess = b.mul(results.pop(), 128)
         results = [b.sub(result, excess) for result in results]
     return results
+
+
+def _set(b: Builder, slots: list[list[Value]], value: Value) -> None:
+    for row in slots:
+        for slot in row:
+            b.set(slot, value)
 
 
 def _step(

@@ -98,10 +98,10 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     tensor([-0.1587,  0.0000,  0.8413])
     """
     if approximate == "none":
-        return input * (ops.erf(input * math.sqrt(0.5)) + 1) * 0.5
+        return input * 0.5 * (ops.erf(input * math.sqrt(0.5)) + 1)
     if approximate == "tanh":
         inner = (input + input * input * input * 0.044715) * math.sqrt(2 / math.pi)
-        return input * (ops.tanh(inner) + 1) * 0.5
+        return input * 0.5 * (ops.tanh(inner) + 1)
     raise RuntimeError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
 
 

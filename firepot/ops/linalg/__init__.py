@@ -30,3 +30,6 @@ from firepot.ops.linalg.solving import solve_ex as solve_ex
 from firepot.ops.linalg.solving import solve_triangular as solve_triangular
 from firepot.ops.linalg.solving import tensorinv as tensorinv
 from firepot.ops.linalg.solving import tensorsolve as tensorsolve
+from firepot.ops.linalg.symmetric import ldl_factor as ldl_factor
+from firepot.ops.linalg.symmetric import ldl_factor_ex as ldl_factor_ex
+from firepot.ops.linalg.symmetric import ldl_solve as ldl_solve

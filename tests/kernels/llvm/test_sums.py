@@ -1,4 +1,4 @@
-"""How accurate long floating sums are, whatever way the kernel takes through them."""
+"""How accurate long floating sums, and sums of products, are, whatever way the kernel takes through them."""
 
 from __future__ import annotations
 
@@ -68,3 +68,11 @@ def test_sums_over_nothing_in_one_kernel():
     assert (x * 2).exp().sum(0).tolist() == [0.0]
     assert fp.grad(lambda v: (v.sum(0) * fp.ones(3, 1)).sum())(x).shape == (0, 1)
     assert fp.softmax(fp.zeros(3, 0), 1).sum(1).tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_dot_products_of_millions_of_terms(count: int) -> None:
+    values = np.random.default_rng(2).random((count, 3_000_017), np.float32)
+    x = fp.tensor(values)
+    exact = values.astype(np.float64) @ values.astype(np.float64).T
+    assert np.max(np.abs((x @ x.T).numpy() / exact - 1)) < 24 * EPSILON
