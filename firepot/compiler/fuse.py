@@ -205,8 +205,14 @@ def _joined(a: Group, b: Group) -> tuple[tuple[int, ...], tuple[int, ...]] | Non
     return None
 
 
-def merge_groups(groups: list[Group], storage: dict[Node, Storage], needed: set[Node]) -> list[Group]:
-    """Join groups that share an iteration space and either feed each other or load the same large values."""
+def merge_groups(
+    groups: list[Group], storage: dict[Node, Storage], needed: set[Node], far: bool = True
+) -> list[Group]:  # fmt: skip
+    """Join groups that share an iteration space and either feed each other or load the same large values.
+
+    far: however far what is computed again is from the others. The joined kernel has more values at a time, so that
+        a small memory budget is met without.
+    """
     maker: dict[Node, Group] = {r: g for g in groups for r in g.roots}
     # Positions in `groups` are a valid order of execution; a merged group takes the later one's place as a rule.
     i = 0
@@ -214,7 +220,7 @@ def merge_groups(groups: list[Group], storage: dict[Node, Storage], needed: set[
         b = groups[i]
         if not b.opaque:
             # What is computed again is recorded with its reader, far from what loads the same at about that time.
-            reach = i + 1 if any(map(is_again, b.roots)) else _REACH
+            reach = i + 1 if far and any(map(is_again, b.roots)) else _REACH
             for j in range(i - 1, max(-1, i - reach), -1):
                 a = groups[j]
                 if _joined(a, b) is None or not _worth_merging(a, b):

@@ -169,7 +169,7 @@ def build(
     storage = _assign_storage(assembly, roots, inputs, outputs, layouts, passes.layout)
     groups = form_groups(assembly.order, roots, {n: [p.node for p in parts] for n, parts in assembly.parts.items()})
     if passes.merge:
-        groups = merge_groups(groups, storage, set(outputs))
+        groups = merge_groups(groups, storage, set(outputs), far=budget is None)
     overwritten = {outputs[o]: inputs[i] for o, i in (donations or {}).items()}
     if passes.schedule:
         final = set(outputs)

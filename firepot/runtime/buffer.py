@@ -23,13 +23,14 @@ ALIGNMENT = 64
 _HUGE = 2 << 20  # from this size on, blocks ask for transparent huge pages
 _SLAB = 1 << 20  # small blocks are cut from slabs of this size
 _SMALL = 128 << 10  # the largest block cut from a slab
+_LARGE = 1 << 20  # beyond this size, classes are finer
 
 
 class Allocator:
     """Blocks of memory by size class, reused as soon as their buffer dies.
 
-    Sizes are rounded up to a quarter of a power of two (at most a quarter is wasted; pages never touched cost
-    nothing). Freed blocks wait in a free list of their class; when more than `cache_limit` bytes wait, the
+    Sizes are rounded up to a quarter of a power of two, from 1 MB on to a sixteenth (at most as much is wasted; pages
+    never touched cost nothing). Freed blocks wait in a free list of their class; when more than `cache_limit` bytes wait, the
     large ones go back to the system. Blocks up to 128 KB are cut from 1 MB slabs, which stay.
 
     current_bytes, peak_bytes: what live buffers occupy, and the most they did since `reset_peak`.
@@ -140,13 +141,14 @@ class Allocator:
 
 @functools.lru_cache(4096)
 def size_class(nbytes: int) -> int:
-    """`nbytes` rounded up to a quarter of its power of two, and to 64 bytes (large ones to a page)."""
+    """`nbytes` rounded up to a quarter of its power of two, and to 64 bytes (large ones to a page); from 1 MB on to a
+    sixteenth, as there the classes are few and a budget counts whole blocks."""
     if nbytes <= ALIGNMENT:
         return ALIGNMENT
-    quarter = 1 << max(6, (nbytes - 1).bit_length() - 3)
+    part = 1 << max(6, (nbytes - 1).bit_length() - (5 if nbytes > _LARGE else 3))
     if nbytes > _SMALL:
-        quarter = max(quarter, mmap.PAGESIZE)
-    return (nbytes + quarter - 1) // quarter * quarter
+        part = max(part, mmap.PAGESIZE)
+    return (nbytes + part - 1) // part * part
 
 
 def largest_within(nbytes: int) -> int:
