@@ -209,7 +209,15 @@ def keeps(x: Any, y: Any) -> None:
         y[i] = x[i]
 
 
+def left(x: Any, y: Any) -> None:
+    for i in fp.kernel.parallel(len(x)):
+        if x[i] > 0:
+            break
+        y[i] = x[i]
+
+
 @pytest.mark.parametrize(("function", "message"), [
+    (left, "break cannot leave a parallel loop, whose turns run at once; use continue or range"),
     (returns, "return .* is not allowed"), (unknown, r"np\.linalg\.norm cannot be called"),
     (unassigned, "variable a may have no value"), (racing, "y is written by a parallel loop"),
     (outer, "total belongs to all turns"), (inner, "parallel must be an outermost loop"),

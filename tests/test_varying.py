@@ -155,6 +155,73 @@ def test_training_with_a_ragged_last_batch() -> None:
     assert run.compilations[-1].reason.endswith("and was float32[16, 3] (padded to 16 for 11)")
 
 
+_WEIGHT = np.random.default_rng(3).standard_normal((4, 4)) * 0.4
+
+
+def _scanned(x: fp.Tensor) -> Any:
+    """Loops over the second dimension of x, in both directions, in one another, with what each of them gives."""
+    w = fp.tensor(_WEIGHT, dtype=fp.float32)
+    steps = x.permute(1, 0, 2)
+
+    def step(h: fp.Tensor, row: fp.Tensor) -> Any:
+        h = (h @ w + row - row.mean(0)).tanh()
+        again, _ = fp.scan(lambda v, _: (v * 0.9 + h.softmax(0), None), h, length=2)
+        return again, {"sum": h.sum(1), "mean": h.mean(), "whole": h, "norm": (h * h).sum(0)}
+
+    last, kept = fp.scan(step, x[:, 0] * 0, steps)
+    back, sums = fp.scan(lambda h, row: (h + row.cumsum(0), h.sum(1)), kept["whole"][-1], kept["whole"] * 2, reverse=True)
+    mapped = fp.map(lambda row: row.softmax(0) @ w, steps)
+    return last, kept, back, sums, mapped
+
+
+def test_loops_over_a_batch_that_varies() -> None:
+    """Values and gradients; in rows with and without room behind them, which need not share a program."""
+
+    def step(x: fp.Tensor) -> Any:
+        found = fp.tree.leaves(_scanned(x))
+        return [t.detach() for t in found], fp.autograd.grad(sum((t.sin() * t).mean() for t in found), x)
+
+    shared = fp.jit(step, dynamic={"x": 0})
+    random = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in (11, 13, 12):
+            x = random.standard_normal((n, 6, 4)).astype(np.float32)
+            _same(shared(fp.tensor(x, requires_grad=True)), fp.jit(step)(fp.tensor(x, requires_grad=True)))
+    assert shared.traces == 3
+
+
+@pytest.mark.parametrize(("kind", "hidden"), [(nn.LSTM, 11), (nn.GRU, 16)])
+def test_recurrent_networks_of_many_steps_with_a_batch_that_varies(kind: Any, hidden: int) -> None:
+    fp.manual_seed(0)
+    net = kind(4, hidden, batch_first=True)
+
+    def step(x: fp.Tensor) -> Any:
+        net.zero_grad()
+        y = net(x)[0]
+        loss = (y[:, -1] ** 2).mean() + y.mean()
+        loss.backward()
+        return loss.detach(), y.detach(), [p.grad for p in net.parameters()]
+
+    shared = fp.jit(step, dynamic={"x": 0})
+    random = np.random.default_rng(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in (7, 5):
+            x = fp.tensor(random.standard_normal((n, 70, 4)), dtype=fp.float32)
+            _same(shared(x), fp.jit(step)(x))
+    assert (shared.traces, shared.programs) == (2, 1)
+
+
+def test_loops_whose_number_of_steps_varies_get_exact_programs() -> None:
+    total = fp.jit(lambda x: fp.scan(lambda h, row: (h * 0.5 + row, h), fp.zeros(3), x), dynamic={"x": 0})
+    with pytest.warns(RuntimeWarning, match="a loop whose number of steps varies"):
+        for n in (5, 7):
+            x = fp.tensor(np.random.default_rng(n).standard_normal((n, 3)), dtype=fp.float32)
+            _same(total(x), fp.scan(lambda h, row: (h * 0.5 + row, h), fp.zeros(3), x))
+    assert total.programs == 2
+
+
 def test_two_sizes_that_vary() -> None:
     table = fp.randn(11, 4, requires_grad=True)
 

@@ -18,6 +18,25 @@ def conv2d(x, weight, padding=0):
     )  # fmt: skip
 
 
+def grouped_conv2d(x, weight, groups, padding=0):
+    """As F.conv2d(groups=groups): filter o sees the channels of its group."""
+    (n, _, h, w), (filters, c, kh, kw) = x.shape, weight.shape
+    each = filters // groups
+    return fp.reindex_reduce(
+        (n, filters, h + 2 * padding - kh + 1, w + 2 * padding - kw + 1), (c, kh, kw),
+        lambda n, o, i, j, k, a, b: x[n, o // each * c + k, i + a - padding, j + b - padding] * weight[o, k, a, b],
+    )  # fmt: skip
+
+
+def depthwise_conv2d(x, weight, padding=0):
+    """As F.conv2d with a group for each channel; weight (c, kh, kw)."""
+    (n, c, h, w), (_, kh, kw) = x.shape, weight.shape
+    return fp.reindex_reduce(
+        (n, c, h + 2 * padding - kh + 1, w + 2 * padding - kw + 1), (kh, kw),
+        lambda n, c, i, j, a, b: x[n, c, i + a - padding, j + b - padding] * weight[c, a, b],
+    )  # fmt: skip
+
+
 def max_pool2d(x, size):
     """As F.max_pool2d."""
     n, c, h, w = x.shape

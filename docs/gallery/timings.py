@@ -54,6 +54,13 @@ def pair(name, ours, theirs, *arrays):
     report(name, lambda: fp.eval(function(*mine)), lambda: theirs(*other))
 
 
+def step_pair(name, ours, theirs, *arrays):
+    """An operator with the gradients of its arguments, and PyTorch's."""
+    both = fp.jit(fp.grad(lambda *a: (ours(*a) ** 2).sum(), argnums=tuple(range(len(arrays)))))
+    mine, other = [fp.tensor(a) for a in arrays], [torch.tensor(a).requires_grad_() for a in arrays]
+    report(name, lambda: fp.eval(*both(*mine)), lambda: torch.autograd.grad((theirs(*other) ** 2).sum(), other))
+
+
 def main():
     torch.set_num_threads(fp.get_num_threads())
     print(f"{'ms':28} {'firepot':>9} {'other':>9} {'ratio':>7}")
@@ -63,6 +70,15 @@ def main():
     named = fp.jit(lambda x, w: F.conv2d(x, w, padding=1))
     written = fp.jit(lambda x, w: operators.conv2d(x, w, 1))
     report("conv2d, other: fp's own", lambda: fp.eval(written(*mine)), lambda: fp.eval(named(*mine)))
+    few, thin = draw(64, 16, 3, 3), draw(64, 3, 3)
+    pair("grouped_conv2d", lambda x, w: operators.grouped_conv2d(x, w, 4, 1),
+         lambda x, w: T.conv2d(x, w, padding=1, groups=4), x, few)  # fmt: skip
+    pair("depthwise_conv2d", lambda x, w: operators.depthwise_conv2d(x, w, 1),
+         lambda x, w: T.conv2d(x, w[:, None], padding=1, groups=64), x, thin)  # fmt: skip
+    step_pair("grouped_conv2d, step", lambda x, w: operators.grouped_conv2d(x, w, 4, 1),
+              lambda x, w: T.conv2d(x, w, padding=1, groups=4), x, few)  # fmt: skip
+    step_pair("depthwise_conv2d, step", lambda x, w: operators.depthwise_conv2d(x, w, 1),
+              lambda x, w: T.conv2d(x, w[:, None], padding=1, groups=64), x, thin)  # fmt: skip
     pair("max_pool2d", lambda x: operators.max_pool2d(x, 2), lambda x: T.max_pool2d(x, 2), x)
     pair("avg_pool2d", lambda x: operators.avg_pool2d(x, 2), lambda x: T.avg_pool2d(x, 2), x)
     grid = RNG.uniform(-1, 1, (8, 56, 56, 2)).astype(np.float32)
@@ -87,9 +103,20 @@ def main():
     parameter = torch.nn.Parameter(torch.tensor(p))
     parameter.grad = torch.tensor(g)
     optimiser = torch.optim.AdamW([parameter], fused=True)
-    state = [fp.tensor(p), fp.tensor(g), fp.zeros(n), fp.zeros(n), fp.tensor(0.001), fp.tensor(1.0)]
-    step = fp.jit(operators.adamw)
-    report("adamw, 1 M parameters", lambda: fp.eval(*step(*state)), optimiser.step)
+    weights, first, second = fp.tensor(p), fp.zeros(n), fp.zeros(n)
+    gradient, rate, count = fp.tensor(g), fp.tensor(0.001), fp.tensor(1.0)
+
+    @fp.jit
+    def step():
+        found = operators.adamw(weights, gradient, first, second, rate, count)
+        for state, new in zip((weights, first, second), found, strict=True):
+            state.copy_(new)
+
+    def stepped():
+        step()
+        fp.eval(weights)
+
+    report("adamw, 1 M parameters", stepped, optimiser.step)
     corner = RNG.uniform(0, 600, (2000, 2))
     boxes = np.concatenate([corner, corner + RNG.uniform(10, 100, (2000, 2))], 1).astype(np.float32)
     scores = RNG.uniform(0, 1, 2000).astype(np.float32)

@@ -116,7 +116,7 @@ def _donate(
     """(output -> input whose memory it takes, first step that overwrites an input).
 
     An output may lie over an input if nothing reads the input after the step that writes the output, and that step
-    is a loop nest that reads the input only at the very position it then writes.
+    reads the input only at the very position it then writes.
     """
     donated: dict[int, int] = {}
     guard = len(steps)
@@ -144,6 +144,10 @@ def _donate(
 
 def _at_same_positions(step: Step, source: Storage, target: Storage) -> bool:
     """Whether the kernel reads the source only where it writes the target."""
-    read, written = (next(n for n, (s, _) in enumerate(step.operands) if s is x) for x in (source, target))
-    moved = [step.operands[n][1] - x.base * x.dtype.size for n, x in ((read, source), (written, target))]
-    return moved[0] == moved[1] and nest_generator.same_positions(step.kernel, read, written)
+    written = next(n for n, (s, _) in enumerate(step.operands) if s is target)
+    offset = step.operands[written][1] - target.base * target.dtype.size
+    return all(
+        at - source.base * source.dtype.size == offset and nest_generator.same_positions(step.kernel, read, written)
+        for read, (s, at) in enumerate(step.operands)
+        if s is source
+    )

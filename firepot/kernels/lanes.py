@@ -409,6 +409,38 @@ def covered(procedure: ir.Procedure) -> set[int]:
     return found
 
 
+def replaceable(procedure: ir.Procedure) -> set[tuple[int, int]]:
+    """(input, output) by number: what may be the same memory. Every turn of the one parallel loop reads and writes
+    those two at its own place only, and the input no more once it has written."""
+    parallel = [s for s in procedure.body if isinstance(s, ir.Parallel)]
+    if len(parallel) != 1:
+        return set()
+    (loop,) = parallel
+    own = tuple(ir.Local(name, dtypes.int64) for name in loop.names)
+    elsewhere = set[int]().union(*(_touched(s) for s in procedure.body if s is not loop))
+    for s in statements_of(loop.body):
+        places = [(p.array, p.indices) for c in expressions(s) for p in walk(c) if isinstance(p, ir.Element)]
+        if isinstance(s, ir.Store):
+            places.append((s.array, s.indices))
+        elsewhere |= {array for array, indices in places if indices != own}
+    whole = covered(procedure)
+    count = len(procedure.inputs)
+    found = set()
+    for written in whole - elsewhere:
+        target = procedure.arrays[written]
+        first = next((n for n, s in enumerate(loop.body) if written in _touched(s)), None)
+        if first is None:
+            continue
+        later = set[int]().union(*map(_touched, loop.body[first + 1 :]))
+        if not isinstance(loop.body[first], ir.Store):
+            later |= _touched(loop.body[first])
+        for read in set(range(count)) - later - elsewhere:
+            source = procedure.arrays[read]
+            if (source.shape, source.dtype) == (target.shape, target.dtype):
+                found.add((read, written))
+    return found
+
+
 def _constant(c: ir.Code) -> bool:
     return isinstance(c, ir.Constant)
 

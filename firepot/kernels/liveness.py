@@ -185,3 +185,37 @@ def live(
         else:
             now |= reads(expressions(s))
     return now
+
+
+def open_checks(procedure: ir.Procedure) -> tuple[tuple[int, str, bool], ...]:
+    """Those of the procedure's checks that an index may fail: not of counters of loops that end within the size."""
+    found: set[int] = set()
+
+    def look(array: int, indices: Sequence[ir.Code], checks: Sequence[int], below: dict[str, int]) -> None:
+        for index, check, size in zip(indices, checks, procedure.arrays[array].shape, strict=True):
+            counter = isinstance(index, ir.Local) and below.get(index.name, size + 1) <= size
+            number = isinstance(index, ir.Constant) and 0 <= index.value < size
+            if not counter and not number:
+                found.add(check)
+
+    def visit(body: Sequence[ir.Statement], below: dict[str, int]) -> None:
+        for s in body:
+            for c in expressions(s):
+                for part in walk(c):
+                    if isinstance(part, ir.Element):
+                        look(part.array, part.indices, part.checks, below)
+            inner = below
+            if isinstance(s, ir.Store):
+                look(s.array, s.indices, s.checks, below)
+            elif isinstance(s, ir.Parallel):
+                ends = zip(s.names, s.sizes, strict=True)
+                inner = below | {name: int(end.value) for name, end in ends if isinstance(end, ir.Constant)}
+            elif isinstance(s, ir.Range):
+                inner = {name: end for name, end in below.items() if name != s.name}
+                if isinstance(s.start, ir.Constant) and s.start.value >= 0 and s.step > 0 and isinstance(s.stop, ir.Constant):
+                    inner[s.name] = int(s.stop.value)
+            for block in bodies(s):
+                visit(block, inner)
+
+    visit(procedure.body, {})
+    return tuple(procedure.checks[n] for n in sorted(found))

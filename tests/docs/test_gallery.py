@@ -51,6 +51,10 @@ def deformed(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor) -> tor
 CASES: dict[str, tuple[Any, Any, list[Any]]] = {
     "conv2d": (lambda x, w: gallery.conv2d(x, w, 1), lambda x, w: T.conv2d(x, w, padding=1),
                [draw(2, 3, 6, 7), draw(4, 3, 3, 3)]),
+    "grouped_conv2d": (lambda x, w: gallery.grouped_conv2d(x, w, 2, 1), lambda x, w: T.conv2d(x, w, padding=1, groups=2),
+                       [draw(2, 6, 6, 7), draw(4, 3, 3, 3)]),
+    "depthwise_conv2d": (lambda x, w: gallery.depthwise_conv2d(x, w, 1),
+                         lambda x, w: T.conv2d(x, w[:, None], padding=1, groups=3), [draw(2, 3, 6, 7), draw(3, 3, 3)]),
     "max_pool2d": (lambda x: gallery.max_pool2d(x, 2), lambda x: T.max_pool2d(x, 2), [draw(2, 3, 6, 7)]),
     "avg_pool2d": (lambda x: gallery.avg_pool2d(x, 3), lambda x: T.avg_pool2d(x, 3), [draw(2, 3, 6, 7)]),
     "grid_sample": (gallery.grid_sample, lambda x, g: T.grid_sample(x, g, align_corners=False),

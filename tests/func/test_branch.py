@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from oracle import draw
 
 import firepot as fp
@@ -120,6 +121,31 @@ def test_in_place_changes_happen_in_the_branch_taken() -> None:
         return found, norm.running_mean, norm.num_batches_tracked, count, model[0].weight, fp.rand(2)
 
     same(run(fp.cond, True), run(taken, False), 1e-5)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("SGD", {"momentum": 0.9, "dampening": 0.3}), ("Adam", {"amsgrad": True})])
+@pytest.mark.parametrize("flags", [(True, False, True), (False, True, True)])
+def test_an_optimiser_begins_in_a_branch(kind: str, settings: Any, flags: tuple[bool, ...]) -> None:
+    """Its state is made at the first step that the program takes, whichever branch the recording saw first."""
+    x = draw((4, 3))
+    ours, theirs = nn.Parameter(fp.tensor(x[0])), torch.nn.Parameter(torch.from_numpy(x[0].copy()))
+    opt = getattr(fp.optim, kind)([ours], lr=0.1, **settings)
+    reference = getattr(torch.optim, kind)([theirs], lr=0.1, **settings)
+
+    @fp.jit
+    def step(flag: fp.Tensor) -> None:
+        opt.zero_grad()
+        ((fp.tensor(x) @ ours - 1) ** 2).mean().backward()
+        fp.cond(flag, opt.step, lambda: None)
+
+    for flag in flags:
+        step(fp.tensor(flag))
+        reference.zero_grad()
+        ((torch.from_numpy(x) @ theirs - 1) ** 2).mean().backward()
+        if flag:
+            reference.step()
+        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-6)
+    assert step.traces == 1
 
 
 def test_inside_a_scan() -> None:

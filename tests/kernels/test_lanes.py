@@ -13,8 +13,8 @@ from firepot.compiler import simplify
 from firepot.compiler.execute import Executor
 from firepot.compiler.program import Passes, build
 from firepot.graph.index import contiguous_strides
-from firepot.kernels.lanes import Target, covered, vectorised
-from firepot.kernels.liveness import statements_of
+from firepot.kernels.lanes import Target, covered, replaceable, vectorised
+from firepot.kernels.liveness import open_checks, statements_of
 from firepot.kernels.procedure import Lanes, Procedure
 
 
@@ -214,3 +214,101 @@ def test_outputs_that_are_not_cleared() -> None:
     x = fp.randn(4, 5)
     assert covered(procedure(several(x)[0])) == {1}
     assert numbers(stops, x) == set()
+
+
+def test_what_may_be_written_over_an_input() -> None:
+    def own(x: Any, y: Any, a: Any, b: Any) -> None:
+        for i in fp.kernel.parallel(len(x)):
+            t = x[i] + y[i]
+            a[i] = t
+            b[i] = t * y[i]
+
+    def neighbours(x: Any, y: Any, a: Any, b: Any) -> None:
+        for i in fp.kernel.parallel(len(x)):
+            a[i] = x[max(i - 1, 0)] + y[i]
+            b[i] = y[len(x) - 1 - i]
+
+    def scalar(x: Any, y: Any, a: Any, b: Any) -> None:
+        first = x[0]
+        for i in fp.kernel.parallel(len(x)):
+            a[i] = first + y[i]
+            for _ in range(3):
+                b[i] += y[i]
+
+    def in_part(x: Any, y: Any, a: Any, b: Any) -> None:
+        for i in fp.kernel.parallel(len(x)):
+            if x[i] > 0:
+                a[i] = x[i]
+            b[i] = a[i] + y[i]
+
+    def turned(x: Any, y: Any, a: Any, b: Any) -> None:
+        for i, j in fp.kernel.parallel(x.shape[0], x.shape[1]):
+            a[i, j] = x[j, i]
+            b[i, j] = y[i, j]
+
+    def found(function: Any, *shape: int, dtype: Any = fp.float32) -> set[tuple[int, int]]:
+        kernel = fp.kernel(out=["x", "x"])(function)
+        return replaceable(procedure(kernel(fp.ones(*shape), fp.ones(*shape).to(dtype))[0]))
+
+    assert found(own, 9) == {(0, 2), (0, 3), (1, 3)}
+    assert found(own, 9, dtype=fp.float64) == {(0, 2), (0, 3)}
+    assert found(neighbours, 9) == set()
+    assert found(scalar, 9) == set()  # y is read after a is written
+    assert found(in_part, 9) == {(1, 3), (0, 3)}
+    assert found(turned, 4, 4) == {(1, 3)}
+
+
+def test_indices_that_cannot_be_bad() -> None:
+    @fp.kernel(out="x")
+    def within(x: Any, y: Any) -> None:
+        for i in fp.kernel.parallel(len(x)):
+            for j in range(1, x.shape[1], 2):
+                y[i, j] = x[i, 0]
+
+    @fp.kernel(out="x")
+    def beyond(x: Any, y: Any) -> None:
+        for i in range(len(x)):
+            for j in range(x.shape[1] + 1):
+                if j < x.shape[1]:
+                    y[i, j] = x[i, j]
+            if i > 0:
+                y[i - 1, 0] = 1.0
+
+    assert not open_checks(procedure(within(fp.ones(4, 5))))
+    assert {size for size, _, _ in open_checks(procedure(beyond(fp.ones(4, 5))))} == {4, 5}
+
+
+@pytest.mark.parametrize("n", [37, 5000])
+def test_state_is_updated_in_place(n: int) -> None:
+    """As where no memory is shared; the kernel is the whole program then, and copies nothing."""
+
+    @fp.kernel(out=["p", "m"])
+    def momentum(p: Any, g: Any, m: Any, rate: Any, new_p: Any, new_m: Any) -> None:
+        for i in fp.kernel.parallel(len(p)):
+            v = 0.9 * m[i] + g[i]
+            new_m[i] = v
+            new_p[i] = p[i] - rate * v
+
+    g = fp.tensor(np.linspace(-1, 1, n, dtype=np.float32))
+    p, m = fp.ones(n), fp.zeros(n)
+    own = fp.ones(n)  # both what is changed and the gradient
+
+    @fp.jit
+    def step(rate: fp.Tensor) -> None:
+        for t, by in ((p, g), (own, own)):
+            a, b = momentum(t, by, m, rate)
+            t.copy_(a)
+            m.copy_(b)
+
+    expected_p, expected_m, expected_own = np.ones(n), np.zeros(n), np.ones(n)
+    for _ in range(3):
+        step(fp.tensor(0.5))
+        expected_m = 0.9 * expected_m + g.numpy()
+        expected_p = expected_p - 0.5 * expected_m
+        expected_m = 0.9 * expected_m + expected_own
+        expected_own = expected_own - 0.5 * expected_m
+    for found, expected in ((p, expected_p), (m, expected_m), (own, expected_own)):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+    (traces,) = step._traces.values()
+    assert len(traces[0].executor.executable.steps) == 2
+    assert len(traces[0].executor.donated) == 3

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle import draw, kinds
 
 import firepot as fp
@@ -279,6 +281,67 @@ def test_transposed_reads_gather():
     sparse = fp.grad(lambda x: (fp.reindex((8, 2), lambda i, j: x[(i * 5 + j) // 3 % 17]) ** 2).sum())(x)
     value = np.bincount([(i * 5 + j) // 3 % 17 for i in range(8) for j in range(2)], minlength=40)
     assert np.allclose(sparse.numpy(), 2 * x.numpy() * value)
+
+
+@st.composite
+def positions(draw: Any, axes: int, depth: int = 2) -> Callable[..., Any]:
+    """A random index expression of so many axes, as a function of their values."""
+    kind = draw(st.sampled_from(("axis", "sum", "difference", "multiple", "quotient", "remainder")[: 1 if depth == 0 else 6]))
+    if kind == "axis":
+        k, offset = draw(st.integers(0, axes - 1)), draw(st.integers(-2, 2))
+        return lambda *p: p[k] + offset
+    a = draw(positions(axes, depth - 1))
+    if kind in ("sum", "difference"):
+        b, sign = draw(positions(axes, depth - 1)), 1 if kind == "sum" else -1
+        return lambda *p: a(*p) + b(*p) * sign
+    n = draw(st.integers(1, 4))
+    if kind == "multiple":
+        return lambda *p: a(*p) * n - 1
+    return (lambda *p: a(*p) // n) if kind == "quotient" else lambda *p: a(*p) % n
+
+
+@st.composite
+def random_reads(draw: Any) -> Any:
+    """(shape of the result, how far folded axes go, two expressions of them all)."""
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=2)))
+    over = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=2)))
+    axes = len(shape) + len(over)
+    return shape, over, draw(positions(axes)), draw(positions(axes))
+
+
+@given(st.lists(random_reads(), min_size=6, max_size=6))
+@settings(max_examples=5, deadline=None, derandomize=True, database=None)
+def test_random_expressions(cases: Any):
+    """Reads, their gradients, and sums of products, alone and under autocast, which leaves index expressions as they are."""
+    x, y = draw((5, 4)).astype(np.float32), draw((5,), 1).astype(np.float32)
+    ours, expected = [], []
+    for shape, over, row, column in cases:
+        whole = (*shape, *over)
+        w = draw(whole, 2).astype(np.float32)
+        a, b = fp.tensor(x), fp.tensor(y)
+
+        def product(a: Any, b: Any, row: Any = row, column: Any = column) -> Any:
+            return lambda *p: a[row(*p), column(*p)] * b[column(*p)]
+
+        def read(t: fp.Tensor, row: Any = row, column: Any = column, whole: Any = whole) -> fp.Tensor:
+            return fp.reindex(whole, lambda *p: t[row(*p), column(*p)])
+
+        total = fp.reindex_reduce(shape, over, product(a, b))
+        with fp.autocast("cpu"):
+            lowered = fp.reindex_reduce(shape, over, product(a, b))
+            slope = fp.grad(lambda t, w=w, read=read: (read(t) * fp.tensor(w)).sum())(a)
+        gradient = np.zeros((5, 4))
+        for place in itertools.product(*map(range, whole)):
+            i, j = row(*place), column(*place)
+            if 0 <= i < 5 and 0 <= j < 4:
+                gradient[i, j] += w[place]
+        reference = looped(shape, over, lambda x, y, *p, f=product: f(x, y)(*p), [x.astype(float), y.astype(float)])
+        ours += [read(a), total, lowered, slope]
+        expected += [looped(whole, (), lambda x, *p, r=row, c=column: x[r(*p), c(*p)], [x]), reference, reference, gradient]
+    fp.eval(ours)
+    for found, value in zip(ours, expected, strict=True):
+        assert found.dtype is fp.float32
+        np.testing.assert_allclose(found.numpy(), value, rtol=1e-5, atol=1e-5)
 
 
 def test_under_jit_and_in_one_kernel():

@@ -9,6 +9,7 @@ from typing import Any
 from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Opaque, Shape, apply
 from firepot.graph.primitives import elementwise as ew
+from firepot.kernels.liveness import open_checks
 from firepot.kernels.procedure import Procedure, batched
 
 
@@ -17,6 +18,11 @@ def _derivative(procedure: Procedure, output: int, input: int) -> Procedure:
     from firepot.kernels.derivative import derivative
 
     return derivative(procedure, output, input)
+
+
+@functools.lru_cache(maxsize=256)
+def _open_checks(procedure: Procedure) -> tuple[tuple[int, str, bool], ...]:
+    return open_checks(procedure)
 
 
 class Run(Opaque):
@@ -53,8 +59,7 @@ class Run(Opaque):
         return apply(self, inputs, (batched(procedure, batching.size, marked), number))
 
     def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
-        found: tuple[tuple[Any, ...], ...] = node.params[0].checks
-        return found
+        return _open_checks(node.params[0])
 
     def lower(self, context: Any, node: Node) -> None:
         context.procedure(node)

@@ -17,7 +17,7 @@ from firepot.graph import dtypes
 from firepot.graph.index import contiguous_strides
 from firepot.kernels import procedure as ir
 from firepot.kernels.kernel import Kernel
-from firepot.kernels.lanes import Target, covered, vectorised
+from firepot.kernels.lanes import Target, covered, replaceable, vectorised
 from firepot.kernels.llvm import arithmetic
 from firepot.kernels.llvm.builder import Builder, Module, Value
 from firepot.kernels.llvm.expression import from_memory, memory_type, register_type, to_memory
@@ -68,6 +68,19 @@ def lower(d: Described) -> Kernel:
         workspace=sum(_room(a) for a, made in zip(p.outputs, d.made, strict=True) if not made),
         parallel=bool(loops),
         bytes=sum(math.prod(a.shape) * a.dtype.size for a in p.arrays),
+        aliases=_aliases(d),
+    )
+
+
+def _aliases(d: Described) -> frozenset[tuple[int, int]]:
+    """Pairs of operands that may be the same memory: inputs in row-major order, outputs that are made."""
+    count = len(d.procedure.inputs)
+    operand = {count + n: count + sum(d.made[:n]) for n, made in enumerate(d.made) if made}
+    rows = [contiguous_strides(a.shape) for a in d.procedure.inputs]
+    return frozenset(
+        (read, operand[written])
+        for read, written in replaceable(d.procedure)
+        if written in operand and d.input_strides[read] == rows[read]
     )
 
 

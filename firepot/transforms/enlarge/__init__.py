@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from firepot.graph.node import Node
-from firepot.transforms.enlarge import folds, index_maps
+from firepot.transforms.enlarge import folds, index_maps, loops
 from firepot.transforms.enlarge.core import Digit, Dimension, Enlargement, Unsupported, Value
 
-_RULES = {**index_maps.RULES, **folds.RULES}
+_RULES = {**index_maps.RULES, **folds.RULES, **loops.RULES}
 
 
 def enlargement(leaf: Callable[[Node, Node], Value]) -> Enlargement:

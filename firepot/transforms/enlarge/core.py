@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
@@ -69,6 +70,11 @@ class Value:
         return [d for d in (range(len(self.digits)) if dims is None else dims) if any(g.varies for g in self.digits[d])]
 
 
+@dataclass(frozen=True)
+class Packed(Value):
+    """A value of which `digits` do not say what is valid. Only the rule for `Packed` takes it."""
+
+
 def canonical(digits: Sequence[Digit]) -> Dimension:
     """The same positions in as few digits as possible: a digit with all that is of fixed size behind it is one."""
     result: list[Digit] = []
@@ -107,6 +113,7 @@ class Enlargement:
         self._values: dict[tuple[Node, Node], Value] = {}
         self._expanded: dict[Node, Node] = {}
         self._names: dict[tuple[int, int], Hashable] = {}
+        self.remembered: dict[Hashable, Any] = {}  # by rules
         self._masks: dict[Hashable, Node] = {}
         self._sizes: dict[Digit, Node] = {}
         self.numbers: list[tuple[Number, DType]] = []
@@ -123,6 +130,16 @@ class Enlargement:
 
     def dimensions(self, a: Node, b: Node) -> tuple[Dimension, ...]:
         return tuple(self.dimension(t, p) for t, p in zip(a.shape, b.shape, strict=True))
+
+    def within(self, leaf: Callable[[Node, Node], Value]) -> Enlargement:
+        """The rewriting of bodies that this graph has: what varies is called the same, numbers are inputs of their own."""
+        inner = Enlargement(leaf, self._rules)
+        inner._names = self._names
+        return inner
+
+    def value(self, a: Node, b: Node) -> Value | None:
+        """What is known of a pair."""
+        return self._values.get(self._seen((a, b)))
 
     def number(self, value: Number, dtype: DType) -> Node:
         """A 0-d input of the enlarged graph."""
@@ -184,9 +201,12 @@ class Enlargement:
             raise Unsupported("the function gives other results at another size")
         before, grad_mode.enabled = grad_mode.enabled, False
         try:
-            return [self._walk(*self._seen((a, b))) for a, b in zip(outputs, padded, strict=True)]
+            found = [self._walk(*self._seen((a, b))) for a, b in zip(outputs, padded, strict=True)]
         finally:
             grad_mode.enabled = before
+        if any(isinstance(v, Packed) for v in found):
+            raise Unsupported("the rows of a loop as a result")
+        return found
 
     def _walk(self, a: Node, b: Node) -> Value:
         values = self._values
@@ -212,6 +232,9 @@ class Enlargement:
             if not same or x.dtype is not y.dtype:
                 raise Unsupported(f"what is {x} is {y} at the padded size")
             inputs = [self._seen(p) for p in zip(x.inputs, y.inputs, strict=True)]
+            if x.primitive is views.reshape_primitive:
+                ((i, j),) = inputs
+                inputs = [(_in_rows(i, j), _in_rows(j, i))]
             missing = [p for p in inputs if p not in values]
             if missing:
                 stack.extend(missing)
@@ -248,6 +271,8 @@ class Enlargement:
         """The value of a pair of nodes from those of its inputs."""
         primitive = a.primitive
         nodes = tuple(v.node for v in inputs)
+        if any(isinstance(v, Packed) for v in inputs):
+            return self._rules[Packed](self, a, b, inputs)
         if a.params == b.params and a.shape == b.shape and not any(v.varies for v in inputs):
             return Value(apply(primitive, nodes, b.params), self.dimensions(a, b))
         if primitive is ew.iota_primitive:
@@ -347,21 +372,33 @@ class Enlargement:
         return views.expand(one, (size,))
 
 
+def _in_rows(x: Node, y: Node) -> Node:
+    """What is reshaped, as rows where the other one is a part of rows: of a loop's rows without room behind them there
+    is no part to take."""
+    if y.primitive not in _LEFT_OUT or len(y.shape) != 2 or len(x.shape) != 1 or ew.is_leaf(x) or not y.size:
+        return x
+    rows = y.shape[0]
+    return x if x.size % rows else apply(views.reshape_primitive, (x,), ((rows, x.size // rows),))
+
+
 def _whole(x: Node, y: Node) -> tuple[Node, Node]:
-    """Both as slices (or their transposes): where one that takes everything was left out, it is put back."""
+    """Both as slices (or their transposes, or padding): where one that takes everything was left out, it is put back."""
     primitive = x.primitive if x.primitive in _LEFT_OUT else y.primitive
 
     def restored(node: Node) -> Node:
         if node.primitive is primitive:
             return node
         none, ones = (0,) * len(node.shape), (1,) * len(node.shape)
+        if primitive is views.pad_primitive:
+            return apply(primitive, (node,), (none, none, other.params[2]))
         params = (none, node.shape, ones) if primitive is views.slice_primitive else (node.shape, none, ones)
         return apply(primitive, (node,), params)
 
+    other = x if x.primitive is primitive else y
     return restored(x), restored(y)
 
 
-_LEFT_OUT = {views.slice_primitive, views.unslice_primitive}
+_LEFT_OUT = {views.slice_primitive, views.unslice_primitive, views.pad_primitive}
 
 
 def _repeats(node: Node, dim: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from firepot.graph import dtypes
 from firepot.graph.node import Node, apply
@@ -27,20 +27,28 @@ def _reshape(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
     (x,) = inputs
     if 0 in a.shape or 0 in b.shape:
         raise Unsupported("a reshape of no elements")
-    waiting = [d for dimension in x.digits for d in dimension]
+    digits = split([d for dimension in x.digits for d in dimension], a.shape, b.shape)
+    if digits is None:
+        return e.regrouped(x, e.dimensions(a, b))
+    return Value(views.reshape(x.node, b.shape), digits, x.clean)
+
+
+def split(digits: Sequence[Digit], true_shape: Sequence[int], padded_shape: Sequence[int]) -> tuple[Dimension, ...] | None:
+    """Row-major digits as those of the dimensions of these shapes; None where one would be in two of them."""
+    waiting = list(digits)
     result: list[Dimension] = []
-    for true, padded in zip(a.shape, b.shape, strict=True):
+    for true, padded in zip(true_shape, padded_shape, strict=True):
         found: list[Digit] = []
         t = p = 1
         while (t, p) != (true, padded):
             if not waiting or padded % p or true % t:
-                return e.regrouped(x, e.dimensions(a, b))
+                return None
             digit = waiting.pop(0)
             need_true, need_padded = true // t, padded // p
             if digit.padded > need_padded or digit.true > need_true:
                 behind = digit.padded // need_padded
                 if digit.padded % need_padded or digit.true != behind * need_true:
-                    return e.regrouped(x, e.dimensions(a, b))
+                    return None
                 name = ("part", digit.name, behind)
                 if isinstance(digit.name, tuple) and digit.name[0] == "times" and digit.name[2] == behind:
                     name = digit.name[1]
@@ -49,9 +57,7 @@ def _reshape(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
             found.append(digit)
             t, p = t * digit.true, p * digit.padded
         result.append(canonical(found))
-    if any(d.padded != 1 for d in waiting):
-        return e.regrouped(x, e.dimensions(a, b))
-    return Value(views.reshape(x.node, b.shape), tuple(result), x.clean)
+    return None if any(d.padded != 1 for d in waiting) else tuple(result)
 
 
 def _permute(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
@@ -75,7 +81,7 @@ def _expand(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
     return Value(views.expand(x.node, b.shape), tuple(digits))
 
 
-def _pad(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
+def pad(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
     (x,) = inputs
     if a.params != b.params:
         raise Unsupported("padding that depends on a size")
@@ -132,7 +138,7 @@ def _taken_along(x: Node, index: Node, axis: int) -> Node:
     return views.permute(found, (*range(1, axis + 1), 0, *range(axis + 1, rank)))
 
 
-def _unslice(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
+def unslice(e: Enlargement, a: Node, b: Node, inputs: list[Value]) -> Value:
     (x,) = inputs
     (shape_a, start_a, step_a), (shape, start, step) = a.params, b.params
     inner_a, inner = a.inputs[0].shape, b.inputs[0].shape
@@ -222,9 +228,9 @@ RULES: dict[type, Rule] = {
     type(views.reshape_primitive): _reshape,
     type(views.permute_primitive): _permute,
     type(views.expand_primitive): _expand,
-    type(views.pad_primitive): _pad,
+    type(views.pad_primitive): pad,
     type(views.slice_primitive): _slice,
-    type(views.unslice_primitive): _unslice,
+    type(views.unslice_primitive): unslice,
     views.Concatenate: _concatenate,
     type(views.windows_primitive): _windows,
     type(views.spread_windows): _windows,
