@@ -1,4 +1,4 @@
-"""Time to an accuracy of 93 % on CIFAR-10: the same recipe in Firepot and in PyTorch, from image files to the result.
+"""Time to an accuracy on CIFAR-10 (93 % unless told): the same recipe in Firepot and in PyTorch, from image files to the result.
 
 Each library runs in its own process and counts its own seconds: decoding, compiling, and training with augmentation.
 Testing after each epoch is counted apart.
@@ -44,6 +44,7 @@ class Options:
     order:       "alternate": an epoch of each in turn; "after": one training after the other
     timing_only: two epochs of each after some steps, without testing
     images:      use only so many training images (and a fifth of it to test); None: all
+    target:      the share of test images found to which seconds are counted
     """
 
     data: Path
@@ -53,6 +54,7 @@ class Options:
     order: str = "alternate"
     timing_only: bool = False
     images: int | None = None
+    target: float = TARGET
 
 
 def measure(options: Options, results: Results, save: Callable[[], None]) -> None:
@@ -63,7 +65,7 @@ def measure(options: Options, results: Results, save: Callable[[], None]) -> Non
     described = options.recipe.described() | {"images": options.images}
     if run.get("recipe") != described:
         run.clear()
-    run["recipe"] = described
+    run["recipe"], run["target"] = described, options.target
     run.setdefault("peers", {}).update({p: {"epochs": []} for p in options.peers})
     turns = _TIMED_EPOCHS if options.timing_only else options.recipe.epochs
     watch = machine.Watch()
@@ -226,7 +228,7 @@ def _some(images: Images, count: int | None) -> Images:
 # What it says.
 
 
-def seconds_to(peer: dict[str, Any], target: float = TARGET) -> tuple[float, int] | None:
+def seconds_to(peer: dict[str, Any], target: float) -> tuple[float, int] | None:
     """Seconds of decoding, compiling and training until the test accuracy was `target`, and the epochs of it."""
     total = peer.get("decode", 0.0) + peer.get("initialise", 0.0)
     for number, epoch in enumerate(peer["epochs"]):
@@ -238,11 +240,11 @@ def seconds_to(peer: dict[str, Any], target: float = TARGET) -> tuple[float, int
 
 def table(run: dict[str, Any]) -> report.Table:
     """A row a library: the parts of its time, its accuracy, and its share of PyTorch's time."""
-    goal = f"{100 * TARGET:.0f} %"
+    goal = f"{100 * run['target']:.0f} %"
     result = [
         ["", "decoding, s", "epoch, s", "epochs", "loss", "accuracy", f"s to {goal}", f"s in all to {goal} ÷ PyTorch"]
     ]
-    whole = {p: seconds_to(found) for p, found in run["peers"].items()}
+    whole = {p: seconds_to(found, run["target"]) for p, found in run["peers"].items()}
     for p, found in run["peers"].items():
         epochs = found["epochs"]
         if not epochs:
@@ -260,7 +262,7 @@ def table(run: dict[str, Any]) -> report.Table:
 
 def document(results: Results) -> str:
     parts = [
-        "## Time to 93 % on CIFAR-10",
+        "## Time to an accuracy on CIFAR-10",
         machine.sentence(results["machine"]),
         "The same recipe, initial weights and batches in both libraries, each in its own process; seconds hold decoding "
         "the JPEG files, compiling, augmentation and training, and not the test after each epoch.",
@@ -299,7 +301,7 @@ def plot(results: Results, path: Path) -> None:
             times = start + np.cumsum([e["seconds"] for e in found["epochs"]])
             accuracies = [100 * e.get("accuracy", math.nan) for e in found["epochs"]]
             panel.plot(times / 60, accuracies, "o-", ms=4, color=_COLOURS[p], label=_NAMES[p])
-        panel.axhline(100 * TARGET, color="#999999", lw=1, ls="--")
+        panel.axhline(100 * run["target"], color="#999999", lw=1, ls="--")
         panel.set_title(f"{key}: test accuracy, %", fontsize=11, loc="left")
         panel.set_xlabel("minutes of decoding, compiling and training", fontsize=9)
         panel.grid(axis="y", color="#e4e4e4", lw=0.8)

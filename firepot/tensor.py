@@ -577,19 +577,21 @@ def _to_numpy(tensor: Tensor, what: str) -> np.ndarray[Any, Any]:
 # -- computing -------------------------------------------------------------------------------------------------------
 
 
-def compute(nodes: Iterable[Node]) -> None:
-    """Give every node its value, in one program."""
+def compute(nodes: Iterable[Node], also: Iterable[Node] = ()) -> None:
+    """Give every node its value, in one program; `also` further ones, in another if they have nothing to do with them."""
     from firepot.compiler.driver import evaluate
 
-    wanted = [n for n in nodes if n.buffer is None]
-    if wanted:
+    wanted, further = ([n for n in given if n.buffer is None] for given in (nodes, also))
+    if wanted or further:
         try:
-            evaluate(wanted)
+            evaluate(wanted, further)
         except ew.BadIndex as error:
             _take_back(error.check)
             raise IndexError(*error.args) from None
-        for n in wanted:
-            _pending.pop(n, None)
+        finally:
+            for n in (*wanted, *further):
+                if n.buffer is not None:
+                    _pending.pop(n, None)
         if _rebound:
             _settle(_rebound, lambda tensor: tensor._value)
         if _regraded:
@@ -653,16 +655,16 @@ def _flatten(value: Any) -> Iterator[Tensor]:
 
 
 def commit(tensors: Iterable[Tensor]) -> None:
-    """End a step: compute these tensors and every other live pending one in one program.
+    """End a step: compute these tensors and every other live pending one.
 
     What is left pending would hold on to the old parameters and be computed again later. Does nothing while jit
     captures the step.
     """
     if state.trace is not None:
         return
-    nodes = dict.fromkeys(t._value for t in tensors)
-    nodes.update(dict.fromkeys(_pending))
-    compute(nodes)
+    changed = [t._value for handle, _ in _rebound.values() if (t := handle()) is not None]
+    nodes = dict.fromkeys([*(t._value for t in tensors), *changed])
+    compute(nodes, [n for n in _pending if n not in nodes])
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import firepot as fp
+from firepot.compiler.simplify import structure
 
 torch.set_num_threads(1)
 
@@ -30,6 +31,11 @@ def to_torch(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(to_torch(v) for v in value)
     return value
+
+
+def kinds(tensor: fp.Tensor) -> set[str]:
+    """The names of the primitives that a pending value is recorded as."""
+    return {n.primitive.name for n in structure([tensor._node])[2]}
 
 
 def both(array: Any, dtype: str = "float64", requires_grad: bool = False) -> tuple[fp.Tensor, torch.Tensor]:

@@ -22,14 +22,24 @@ _programs: OrderedDict[Hashable, Executor] = OrderedDict()
 _families: OrderedDict[Hashable, Any] = OrderedDict()  # what graphs of one make have in common -> key of the latest
 
 
-def evaluate(nodes: Sequence[Node]) -> None:
+def evaluate(nodes: Sequence[Node], also: Sequence[Node] = ()) -> None:
     """Give each of the nodes its value. Programs are remembered by the structure of the graph.
 
-    Raises: IndexError where a checked index was out of range; no node has been given a value then.
+    also: further nodes that are to have their values. What has nothing in common with `nodes` gets a program of its
+    own, before theirs: what happens to be pending elsewhere makes no difference to the program of a training step.
+
+    Raises: IndexError where a checked index was out of range; none of `nodes` has been given a value then.
     """
-    graph = simplify.recorded(nodes)
+    graph = simplify.recorded((*nodes, *also))
     key, leaves = graph.key, graph.leaves
     executor = _programs.get(key)
+    if executor is None and nodes and also:
+        linked = _linked(key, len(nodes))
+        if not all(linked):
+            evaluate([n for n, with_nodes in zip(also, linked, strict=True) if not with_nodes])
+            evaluate((*nodes, *(n for n, with_nodes in zip(also, linked, strict=True) if with_nodes)))
+            return
+    nodes = graph.outputs
     if executor is None:
         executor = compiled(graph, {}, "eager", _reason(key))
         _programs[key] = executor
@@ -41,6 +51,28 @@ def evaluate(nodes: Sequence[Node]) -> None:
     buffers = executor([_value(leaf) for leaf in leaves])
     for node, buffer in zip(nodes, buffers, strict=True):
         node.realise(buffer)
+
+
+def _linked(key: Any, count: int) -> list[bool]:
+    """For each output of a graph with this key after the first `count`: whether it has an operation or a given value
+    in common with those."""
+    entries, outputs = key
+    group = list(range(len(entries)))  # of each entry one earlier one that is linked with it, at the end itself
+
+    def first(n: int) -> int:
+        while group[n] != n:
+            group[n] = n = group[group[n]]
+        return n
+
+    constant: list[bool] = []
+    for n, entry in enumerate(entries):
+        inputs = entry[2] if _is_operation(entry) else ()
+        constant.append(_is_operation(entry) and all(constant[i] for i in inputs))
+        for i in inputs:
+            if not constant[i]:
+                group[first(i)] = first(n)
+    wanted = {first(n) for n in outputs[:count]}
+    return [first(n) in wanted for n in outputs[count:]]
 
 
 def compiled(

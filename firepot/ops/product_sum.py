@@ -1,10 +1,12 @@
-"""Sums of products of two reads, recognised as matrix products and convolutions.
+"""Sums of products of reads, recognised as matrix products and convolutions.
 
 Σ over k of a[…] · b[…] is a matrix product where every dimension is gone through by one axis: axes of the result that
 both have are its batch, axes that one has its rows or columns, folded axes its inner dimension. It is a convolution
 where one operand is read in windows, result axis · stride + folded axis · dilation + offset, and the other has the
 folded axes as dimensions: the kernel; and one of size 1 where rows lie on both sides of the columns, as the positions
-and the number of an image lie around its channels.
+and the number of an image lie around its channels. Axes of the result that both have are its groups, o // 4 among them
+(see `reads`): with as many as channels it is depthwise. Further factors are multiplied into the operand that has all of
+their axes, or into the result.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from firepot.graph.node import Node, Shape
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.contract import contract, convolve
+from firepot.graph.primitives.reads import Parts, Plain, Read, Window, analysed, arranged, grouped, number_of
 from firepot.graph.primitives.reduce import reduce
-from firepot.graph.primitives.reindex import Plain, Read, Window, analysed, arranged
 
 _Reads = Mapping[Node, tuple[Node, tuple[Index, ...]]]
 
@@ -28,111 +30,165 @@ def product_sum(node: Node, reads: _Reads, shape: Shape, kept: int, fill: bool |
 
     reads: what values were read from, and at which positions.
     """
-    if node.primitive is not ew.mul_primitive or node.dtype.kind != "f" or 0 in shape:
+    if node.dtype.kind != "f" or 0 in shape:
         return None
-    found = []
-    for factor in node.inputs:
-        if factor not in reads:
-            return None
-        x, positions = reads[factor]
-        if fill != 0 and any(p.range[0] < 0 or p.range[1] >= s for p, s in zip(positions, x.shape, strict=True)):
-            return None
-        read = analysed(x, positions, 0, kept)
-        if read is None:
-            return None
-        found.append(read)
-    a, b = found
-    ones = math.prod(shape[k] for k in range(kept, len(shape)) if k not in _axes(a) | _axes(b))
-    if ones != 1:  # folded, but read by neither
+    factors = _factors(node, reads)
+    numbers = [f for f in factors if f not in reads]
+    read = [reads[f] for f in factors if f in reads]
+    if len(read) < 2 or any(ew.constant_value(n) is None for n in numbers):
         return None
-    a, b = _alone(a, b, kept), _alone(b, a, kept)
-    if _windows(b):
+    if fill != 0 and any(
+        p.range[0] < 0 or p.range[1] >= s for x, positions in read for p, s in zip(positions, x.shape, strict=True)
+    ):
+        return None
+    parts = Parts(shape, [positions for _, positions in read])
+    first_folded = parts.count(kept)
+    found = [parts.positions(positions) for _, positions in read]
+    axes = [{number for p in positions for number in _numbers(p)} for positions in found]
+    operands = []
+    for i, (x, _) in enumerate(read):
+        others = set[int]().union(*(a for j, a in enumerate(axes) if j != i))
+        operand = analysed(x, found[i], 0, first_folded, others)
+        if operand is None:
+            return None
+        operands.append(operand)
+    sizes = parts.sizes
+    ones = math.prod(s for k, s in enumerate(sizes) if k >= first_folded and not any(k in r.axes for r in operands))
+    if ones != 1:  # folded, but not read
+        return None
+    operands, scales = _merged(operands, first_folded, sizes)
+    if len(operands) != 2:
+        return None
+    a, b = operands
+    a, b = _alone(a, b, first_folded), _alone(b, a, first_folded)
+    if b.windows:
         a, b = b, a
-    if _windows(b):
+    if b.windows:
         return None
-    return _convolution(a, b, shape, kept) if _windows(a) else _matrix_product(a, b, shape, kept)
+    result = (_convolution if a.windows else _matrix_product)(a, b, sizes, first_folded)
+    if result is None:
+        return None
+    for scale in scales:
+        result = ew.mul(result, arranged(scale.value, scale.plain, sizes[:first_folded]))
+    for number in numbers:
+        value = ew.constant_value(number)
+        assert value is not None
+        result = ew.mul(result, ew.like(result, value))
+    return parts.restore(result, kept)
 
 
-def _windows(read: Read) -> list[Window]:
-    return [d for d in read.dimensions if isinstance(d, Window)]
+def _factors(node: Node, reads: _Reads) -> list[Node]:
+    if node in reads or node.primitive is not ew.mul_primitive:
+        return [node]
+    return [f for n in node.inputs for f in _factors(n, reads)]
 
 
-def _plain(read: Read) -> list[int]:
-    return [d.axis for d in read.dimensions if isinstance(d, Plain)]
+def _numbers(position: Index) -> list[int]:
+    return [number_of(a) for a in position.axes()]
 
 
-def _axes(read: Read) -> set[int]:
-    return {*_plain(read), *(a for w in _windows(read) for a in (w.outer, w.inner))}
+def _merged(operands: list[Read], kept: int, shape: Shape) -> tuple[list[Read], list[Read]]:
+    """(the operands, down to two where they can be, those to multiply the result with).
+
+    Each goes where there are fewest elements to multiply.
+    """
+    scales: list[Read] = []
+    for factor in sorted(operands, key=lambda r: r.value.size):
+        if len(operands) == 2:
+            break
+        if factor.windows:
+            continue
+        rest = [r for r in operands if r is not factor]
+        into = min((r for r in rest if factor.axes <= {*r.plain}), key=lambda r: r.value.size, default=None)
+        if all(a < kept for a in factor.axes) and (into is None or into.value.size > math.prod(shape[:kept])):
+            scales.append(factor)
+        elif into is not None:
+            places = {a: p for p, a in enumerate(sorted(into.plain))}
+            own = tuple(shape[a] for a in sorted(into.plain))
+            along = arranged(factor.value, [places[a] for a in factor.plain], own)
+            order = [places[f.axis] if isinstance(f, Plain) else None for f in into.dimensions]
+            along = views.permute(along, [o for o in order if o is not None])
+            sizes = tuple(s if o is not None else 1 for s, o in zip(into.value.shape, order, strict=True))
+            along = views.expand(views.reshape(along, sizes), into.value.shape)
+            rest[rest.index(into)] = Read(ew.mul(into.value, along), into.dimensions)
+        else:
+            continue
+        operands = rest
+    return operands, scales
 
 
 def _alone(read: Read, other: Read, kept: int) -> Read:
     """The read with those folded axes summed that the other does not have."""
     ours = [
         d for d, f in enumerate(read.dimensions)
-        if isinstance(f, Plain) and f.axis >= kept and f.axis not in _axes(other)
+        if isinstance(f, Plain) and f.axis >= kept and f.axis not in other.axes
     ]  # fmt: skip
     if not ours:
         return read
     return Read(reduce("sum", read.value, ours), tuple(f for d, f in enumerate(read.dimensions) if d not in ours))
 
 
-def _as(read: Read, groups: Sequence[Sequence[int]], shape: Shape) -> Node:
-    """The read's plain dimensions by these groups of axes, each group as one dimension; windowed ones follow."""
-    place = {f.axis: d for d, f in enumerate(read.dimensions) if isinstance(f, Plain)}
-    windowed = [d for d, f in enumerate(read.dimensions) if isinstance(f, Window)]
-    x = views.permute(read.value, [*(place[a] for g in groups for a in g), *windowed])
-    merged = [math.prod(shape[a] for a in g) for g in groups]
-    return views.reshape(x, (*merged, *(read.value.shape[d] for d in windowed)))
-
-
 def _matrix_product(a: Read, b: Read, shape: Shape, kept: int) -> Node | None:
-    in_a, in_b = set(_plain(a)), set(_plain(b))
+    in_a, in_b = set(a.plain), set(b.plain)
     batch = sorted(x for x in in_a & in_b if x < kept)
     inner = sorted(x for x in in_a & in_b if x >= kept)
     rows, columns = sorted(in_a - in_b), sorted(in_b - in_a)
     if not inner:
         return None
-    if not batch:
-        for x, y in ((a, b), (b, a)):
-            pointwise = _pointwise(x, y, inner, shape, kept)
-            if pointwise is not None:
-                return pointwise
-    product = contract(_as(a, (batch, rows, inner), shape), _as(b, (batch, inner, columns), shape))
+    for x, y in ((a, b), (b, a)):
+        pointwise = _pointwise(x, y, batch, inner, shape, kept)
+        if pointwise is not None:
+            return pointwise
+    product = contract(grouped(a, (batch, rows, inner), shape), grouped(b, (batch, inner, columns), shape))
     order = [*batch, *rows, *columns]
     return arranged(views.reshape(product, tuple(shape[x] for x in order)), order, shape[:kept])
 
 
-def _pointwise(x: Read, kernel: Read, inner: Sequence[int], shape: Shape, kept: int) -> Node | None:
+def _pointwise(
+    x: Read, kernel: Read, groups: Sequence[int], inner: Sequence[int], shape: Shape, kept: int
+) -> Node | None:
     """The product as a convolution of size 1, where x and the result have its channels between other dimensions: as a
     matrix product it would have to move all of them."""
-    channels, axes = sorted(set(_plain(kernel)) - set(inner)), _plain(x)
-    first = axes.index(inner[0])
-    lead, rest = axes[:first], axes[first + len(inner) :]
-    if not lead or not 1 <= len(rest) <= 3 or axes != [*lead, *inner, *rest] or [*lead, *channels, *rest] != [*range(kept)]:
+    channels, axes = sorted(set(kernel.plain) - {*groups, *inner}), x.plain
+    middle = [*groups, *inner]
+    first = axes.index(middle[0])
+    lead, rest = axes[:first], axes[first + len(middle) :]
+    if not lead or not 1 <= len(rest) <= 3 or axes != [*lead, *middle, *rest]:
         return None
-    images = _as(x, (lead, inner, *([r] for r in rest)), shape)
+    if [*lead, *groups, *channels, *rest] != [*range(kept)]:
+        return None
+    images = grouped(x, (lead, middle, *([r] for r in rest)), shape)
     size, ones = images.shape[2:], (1,) * len(rest)
-    filters = _as(kernel, (channels, inner), shape)
+    filters = grouped(kernel, ([*groups, *channels], inner), shape)
     filters = views.reshape(filters, (*filters.shape, *ones))
-    result = convolve("forward", images, filters, size, ones, size, ones, (0,) * len(rest), ones, 1)
+    count = math.prod(shape[g] for g in groups)
+    result = convolve("forward", images, filters, size, ones, size, ones, (0,) * len(rest), ones, count)
     return views.reshape(result, shape[:kept])
 
 
 def _convolution(a: Read, b: Read, shape: Shape, kept: int) -> Node | None:
-    windows = _windows(a)
-    in_a, in_b = set(_plain(a)), set(_plain(b))
-    taps, outer = [w.inner for w in windows], [w.outer for w in windows]
-    if len(windows) > 3 or any(o >= kept or k < kept for o, k in zip(outer, taps, strict=True)):
+    in_a, in_b = set(a.plain), set(b.plain)
+    taps, outer = [w.inner for w in a.windows], [w.outer for w in a.windows]
+    if len(outer) > 3 or any(o >= kept or k < kept for o, k in zip(outer, taps, strict=True)):
         return None
     if not in_b.issuperset(taps) or in_b & set(outer):
         return None
-    in_b -= set(taps)
     groups = sorted(x for x in in_a & in_b if x < kept)
     channels = sorted(x for x in in_a & in_b if x >= kept)
-    batch, filters = sorted(in_a - in_b), sorted(in_b - in_a)
-    x = _as(a, (batch, [*groups, *channels]), shape)
-    kernel = _as(b, ([*groups, *filters], channels, *([t] for t in taps)), shape)
+    filters = sorted(in_b - in_a - set(taps))
+    by_weight = math.prod(shape[t] for t in taps) > math.prod(shape[o] for o in outer)
+    if not by_weight:
+        a, b, shape = _with_single_taps(a, b, shape)
+    batch = sorted(set(a.plain) - in_b)
+    windows = a.windows
+    taps, outer = [w.inner for w in windows], [w.outer for w in windows]
     out, size = tuple(shape[o] for o in outer), tuple(shape[t] for t in taps)
+    if by_weight:  # few places of a window that goes over all of an image: the gradient of a convolution's weight
+        x = grouped(a, (channels, [*groups, *batch]), shape)
+        kernel = grouped(b, (channels, [*groups, *filters], *([t] for t in taps)), shape)
+    else:
+        x = grouped(a, (batch, [*groups, *channels]), shape)
+        kernel = grouped(b, ([*groups, *filters], channels, *([t] for t in taps)), shape)
     low, high, padding = [0, 0], [0, 0], []
     for d, w in enumerate(windows):
         # A read from further in than the edge, or further out than the padding at both ends, moves the edge.
@@ -142,9 +198,26 @@ def _convolution(a: Read, b: Read, shape: Shape, kept: int) -> Node | None:
         high.append(max(0, last - (x.shape[2 + d] - 1) - before))
         padding.append(before)
     x = views.pad(x, low, high, 0)
-    result = convolve(
-        "forward", x, kernel, x.shape[2:], size, out, tuple(w.stride for w in windows), tuple(padding),
-        tuple(w.dilation for w in windows), math.prod(shape[g] for g in groups),
-    )  # fmt: skip
-    order = [*batch, *groups, *filters, *outer]
+    strides, dilations = tuple(w.stride for w in windows), tuple(w.dilation for w in windows)
+    count = math.prod(shape[g] for g in groups)
+    if by_weight:
+        result = convolve(
+            "weight_grad", x, kernel, x.shape[2:], out, size, dilations, tuple(padding), strides, count
+        )  # fmt: skip
+        order = [*groups, *filters, *batch, *outer]
+    else:
+        result = convolve("forward", x, kernel, x.shape[2:], size, out, strides, tuple(padding), dilations, count)
+        order = [*batch, *groups, *filters, *outer]
     return arranged(views.reshape(result, tuple(shape[o] for o in order)), order, shape[:kept])
+
+
+def _with_single_taps(a: Read, b: Read, shape: Shape) -> tuple[Read, Read, Shape]:
+    """The same sum where dimensions of images that are read plainly, between or behind windows and channels, are
+    windows of one tap: they stay in place then."""
+    first = next(d for d, f in enumerate(a.dimensions) if isinstance(f, Window) or f.axis in b.axes)
+    for d, f in enumerate(a.dimensions):
+        if d > first and isinstance(f, Plain) and f.axis not in b.axes and len(a.windows) < 3:
+            tap, shape = len(shape), (*shape, 1)
+            a = Read(a.value, (*a.dimensions[:d], Window(f.axis, tap, 1, 1, 0), *a.dimensions[d + 1 :]))
+            b = Read(views.reshape(b.value, (*b.value.shape, 1)), (*b.dimensions, Plain(tap)))
+    return a, b, shape

@@ -27,6 +27,7 @@ from firepot.graph.node import Node
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
 from firepot.graph.primitives import reindex as ri
+from firepot.graph.primitives.reads import axis
 from firepot.graph.primitives.reduce import reduce as fold
 from firepot.ops.broadcast import Number, expand
 from firepot.ops.product_sum import product_sum
@@ -51,7 +52,7 @@ class Domain:
         """What the function gives for all positions."""
         _running.append(self)
         try:
-            return function(*(Position(self, Index.of(ri.axis(d, s))) for d, s in enumerate(self.shape)))
+            return function(*(Position(self, Index.of(axis(d, s))) for d, s in enumerate(self.shape)))
         finally:
             _running.pop()
 
@@ -320,6 +321,9 @@ def reindex_scatter(
     base = ew.full(target, neutral, value.dtype)
     if not base.size or not value.size:
         return wrap(base)
+    if reduce == "sum" and all(isinstance(p, (Position, int)) for p in places):
+        indices = [p._index if isinstance(p, Position) else Index((), p) for p in places]
+        return wrap(ri.gathered(value, indices, target))
     values = [_values(p, domain) for p in places]
     inside = ri.within(values, target)
     value = ew.where(inside, value, ew.like(value, neutral))

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from firepot.graph.node import Node, apply, data, grad_mode, mark, mark_primitive, topological
+from firepot.graph.dtypes import DType
+from firepot.graph.node import Node, Opaque, Shape, apply, data, grad_mode, mark, mark_primitive, topological
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.graph.primitives.loop import Body, Piece
+from firepot.graph.primitives.loop import Body, Piece, pieces
 from firepot.transforms import recompute
+from firepot.transforms.batch import Batch
+
+
+class OfTwoBodies(Opaque):
+    """The results of one dtype of a branch or of a loop with a condition, in one dimension (see `pieces`).
+
+    params: (a body, another one, whose results these are, dtype).
+    """
+
+    dense = True
+
+    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
+        last = rows_in(params)[-1]
+        return (last.start + last.pitch,), params[2]
+
+    def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
+        return [c for body in node.params[:2] for c in body.checks]
+
+
+def rows_in(params: tuple[Any, ...]) -> list[Piece]:
+    """Where the results lie in a block of `OfTwoBodies`, each of one row."""
+    return pieces(params[1], 1, False, False, params[2])
 
 
 def row_of(x: Node) -> Node:
@@ -129,6 +153,11 @@ def inlined(body: Body, values: Sequence[Node]) -> list[Node]:
     return [known[r] for r in body.results]
 
 
+def handles_of(body: Body, rewriting: Batch) -> list[Node]:
+    """What collects the gradients of a body's placeholders, in the rewriting for a batch."""
+    return [h if w is None else w for h, w in zip(body.handles, rewriting.rewrite(body.handles), strict=True)]
+
+
 def nonzero(g: Node, start: int, size: int) -> Node | None:
     """Elements start … start + size − 1 of a gradient in one dimension; None where they are zero by its making."""
     if ew.constant_value(g) == 0:
@@ -167,6 +196,32 @@ def examples_of(values: Mapping[int, Node], found: Sequence[Piece], size: int) -
     """Results (size, …) for all examples as blocks (size, elements): what batching such a block gives."""
     rows = [views.pad(views.reshape(values[p.result], (size, p.size)), (0, 0), (0, p.pitch - p.size)) for p in found]
     return views.concatenate(rows, 1)
+
+
+def batched_body(
+    body: Body, batched: Sequence[bool], size: int, condition: Sequence[Node] = ()
+) -> tuple[Batch, list[Node], list[bool], list[Node | None]]:
+    """(the rewriting of a loop's body for a batch, its placeholders there, which of them are batched, its results there
+    and then the condition's; None for what is the same for all examples).
+
+    A carry is batched where it begins or becomes so; all are where the condition is.
+    """
+    count, many = len(body.carries), list(batched)
+    while True:
+        rewriting = Batch(size)
+        new = []
+        for p, is_batched in zip(body.placeholders, many, strict=True):
+            new.append(data((size, *p.shape), p.dtype) if is_batched else p)
+            if is_batched:
+                rewriting.bind(p, new[-1])
+        rewriting.anywhere()
+        found = rewriting.rewrite([*body.results, *condition])
+        differs = any(c is not None for c in found[len(body.results) :])
+        grown = [c for c in range(count) if not many[c] and (differs or found[c] is not None)]
+        if not grown:
+            return rewriting, new, many, found
+        for c in grown:
+            many[c] = True
 
 
 def add_to(weights: dict[Node, Node], node: Node, gradient: Node) -> None:

@@ -10,27 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from firepot.graph.dtypes import DType
-from firepot.graph.node import Batching, Node, Opaque, Shape, apply, data, grad_mode, mark
+from firepot.graph.node import Batching, Node, apply, data, grad_mode, mark
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.graph.primitives.loop import Body, Piece, pieces
+from firepot.graph.primitives.loop import Body
 from firepot.transforms.batch import Batch
 from firepot.transforms.body import (
+    OfTwoBodies,
     add_to,
     closed,
     examples_of,
+    handles_of,
     inlined,
     nonzero,
     on_common_operands,
     row_of,
+    rows_in,
     values_of,
 )
 from firepot.transforms.differentiate import gradients
 
 
-class Choice(Opaque):
-    """The results of one dtype of a branch, in one dimension (see `pieces`).
+class Choice(OfTwoBodies):
+    """The results of one dtype of a branch.
 
     inputs: the condition, bool (1,); what the bodies read (size,).
     params: (then, otherwise, dtype), bodies that have constants only, the same, and results of the same shapes and
@@ -38,14 +40,6 @@ class Choice(Opaque):
     """
 
     name = "branch"
-    dense = True
-
-    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
-        last = _pieces(params)[-1]
-        return (last.start + last.pitch,), params[2]
-
-    def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
-        return [c for body in node.params[:2] for c in body.checks]
 
     def lower(self, context: Any, node: Node) -> None:
         context.branch(node)
@@ -55,14 +49,10 @@ class Choice(Opaque):
 
     def batch(self, node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], batching: Batching) -> Node:
         found = _selected(node, inputs, batched, batching) if batched[0] else _chosen(node, inputs, batched, batching)
-        return examples_of(found, _pieces(node.params), batching.size)
+        return examples_of(found, rows_in(node.params), batching.size)
 
 
 choice_primitive = Choice()
-
-
-def _pieces(params: tuple[Any, ...]) -> list[Piece]:
-    return pieces(params[0], 1, False, False, params[2])
 
 
 def choose(condition: Node, then: Body, otherwise: Body, operands: Sequence[Node]) -> list[Node]:
@@ -71,14 +61,14 @@ def choose(condition: Node, then: Body, otherwise: Body, operands: Sequence[Node
     results: dict[int, Node] = {}
     for dtype in dict.fromkeys(r.dtype for r in then.results):
         params = (then, otherwise, dtype)
-        results.update(values_of(apply(choice_primitive, inputs, params), _pieces(params), then))
+        results.update(values_of(apply(choice_primitive, inputs, params), rows_in(params), then))
     return [results[n] for n in range(len(then.results))]
 
 
 def _gradients(g: Node, node: Node) -> Sequence[Node | None]:
     operands = node.inputs[1:]
     wanted = [k for k, o in enumerate(operands) if o.requires_grad]
-    parts = {p.result: part for p in _pieces(node.params) if (part := nonzero(g, p.start, p.size)) is not None}
+    parts = {p.result: part for p in rows_in(node.params) if (part := nonzero(g, p.start, p.size)) is not None}
     found = []
     reached: set[int] = set()
     for body in node.params[:2]:
@@ -119,11 +109,10 @@ def _chosen(
                 rewriting.bind(p, n)
         rewriting.anywhere()
         results = rewriting.spread_all(body.results)
-        handles = [h if w is None else w for h, w in zip(body.handles, rewriting.rewrite(body.handles), strict=True)]
-        bodies.append(Body((), (), new, handles, results))
+        bodies.append(Body((), (), new, handles_of(body, rewriting), results))
     params = (*bodies, node.params[2])
     values = (inputs[0], *(row_of(i) for i in inputs[1:]))
-    return values_of(apply(choice_primitive, values, params), _pieces(params), bodies[0])
+    return values_of(apply(choice_primitive, values, params), rows_in(params), bodies[0])
 
 
 def _selected(
@@ -141,7 +130,7 @@ def _selected(
                 rewriting.bind(values[-1], views.reshape(i, (size, *p.shape)))
         sides.append(rewriting.spread_all(inlined(body, values)))
     found = {}
-    for p in _pieces(node.params):
+    for p in rows_in(node.params):
         x, y = (side[p.result] for side in sides)
         condition = views.reshape(inputs[0], (size, *(1 for _ in x.shape[1:])))
         found[p.result] = ew.where(views.expand(condition, x.shape), x, y)

@@ -19,8 +19,7 @@ from firepot.graph.primitives.contract import contract, contract_primitive, conv
 from firepot.graph.primitives.loop import Body, Piece, pieces, pitch_of
 from firepot.transforms import recompute
 from firepot.transforms.accumulate import worth_joining
-from firepot.transforms.batch import Batch
-from firepot.transforms.body import add_to, closed, nonzero, part_of, row_of
+from firepot.transforms.body import add_to, batched_body, closed, handles_of, nonzero, part_of, row_of
 from firepot.transforms.differentiate import gradients, transposing
 
 
@@ -277,30 +276,13 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
     body, length, reverse, saved, dtype = node.params
     size = batching.size
     count, given = len(body.carries), len(body.slices)
-    many = list(batched)
-    while True:
-        rewriting = Batch(size)
-        new = []
-        for p, is_batched in zip(body.placeholders, many, strict=True):
-            new.append(data((size, *p.shape), p.dtype) if is_batched else p)
-            if is_batched:
-                rewriting.bind(p, new[-1])
-        rewriting.anywhere()
-        found = rewriting.rewrite(body.results)
-        grown = [c for c in range(count) if found[c] is not None and not many[c]]
-        if not grown:
-            break
-        for c in grown:
-            many[c] = True
+    rewriting, new, many, found = batched_body(body, batched, size)
     results = []
     for n, (one, whole) in enumerate(zip(body.results, found, strict=True)):
         if whole is None and (n >= count or many[n]):
             (whole,) = rewriting.spread([one], [False])
         results.append(one if whole is None else whole)
-    handles = []
-    for h in body.handles:
-        (whole,) = rewriting.rewrite([h])
-        handles.append(h if whole is None else whole)
+    handles = handles_of(body, rewriting)
     larger = Body(new[:count], new[count : count + given], new[count + given :], handles, results)
     values = []
     for n, (i, p) in enumerate(zip(inputs, body.placeholders, strict=True)):

@@ -15,15 +15,27 @@ from firepot.graph.dtypes import DType
 from firepot.graph.node import Batching, Node, Opaque, Shape, apply, data, grad_mode, mark
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
-from firepot.graph.primitives.loop import Body, Piece, pieces
+from firepot.graph.primitives.loop import Body
 from firepot.graph.primitives.reduce import reduce
-from firepot.transforms.batch import Batch
-from firepot.transforms.body import add_to, closed, examples_of, inlined, nonzero, on_common_operands, row_of, values_of
+from firepot.transforms.body import (
+    OfTwoBodies,
+    add_to,
+    batched_body,
+    closed,
+    examples_of,
+    handles_of,
+    inlined,
+    nonzero,
+    on_common_operands,
+    row_of,
+    rows_in,
+    values_of,
+)
 from firepot.transforms.differentiate import gradients, transposing
 
 
-class While(Opaque):
-    """The last carries of one dtype, in one dimension (see `pieces`).
+class While(OfTwoBodies):
+    """The last carries of one dtype.
 
     inputs: the first carries (size,), the constants (size,).
     params: (test, body, dtype), on the same carries and constants: one bool, the next carries. The compiler runs the
@@ -31,14 +43,6 @@ class While(Opaque):
     """
 
     name = "while_loop"
-    dense = True
-
-    def infer(self, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> tuple[Shape, DType]:
-        last = _pieces(params)[-1]
-        return (last.start + last.pitch,), params[2]
-
-    def checks(self, node: Node) -> Sequence[tuple[Any, ...]]:
-        return [c for body in node.params[:2] for c in body.checks]
 
     def lower(self, context: Any, node: Node) -> None:
         context.while_loop(node)
@@ -61,17 +65,13 @@ _NO_REVERSE = (
 while_primitive = While()
 
 
-def _pieces(params: tuple[Any, ...]) -> list[Piece]:
-    return pieces(params[1], 1, False, False, params[2])
-
-
 def run(test: Body, body: Body, begin: Sequence[Node], operands: Sequence[Node]) -> list[Node]:
     """The last carries."""
     inputs = (*map(row_of, begin), *map(row_of, operands))
     results: dict[int, Node] = {}
     for dtype in dict.fromkeys(r.dtype for r in body.results):
         params = (test, body, dtype)
-        results.update(values_of(apply(while_primitive, inputs, params), _pieces(params), body))
+        results.update(values_of(apply(while_primitive, inputs, params), rows_in(params), body))
     return [results[n] for n in range(len(body.results))]
 
 
@@ -157,7 +157,7 @@ def _pushed_forward(params: tuple[Any, ...], inputs: Sequence[Node], tangents: S
         [*inputs[count:], *(begin(n) for n in moving if n >= count), *further],
     )  # fmt: skip
     at = dict(zip(carried, values[count:], strict=True))
-    rows = [views.pad(row_of(at[p.result]), (0,), (p.pitch - p.size,)) for p in _pieces(params)]
+    rows = [views.pad(row_of(at[p.result]), (0,), (p.pitch - p.size,)) for p in rows_in(params)]
     return views.concatenate(rows, 0)
 
 
@@ -182,22 +182,8 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
     test, body, dtype = node.params
     size, count = batching.size, len(body.carries)
     flags = inlined(test, body.placeholders)
-    many = list(batched)
-    while True:
-        rewriting = Batch(size)
-        new = []
-        for p, is_batched in zip(body.placeholders, many, strict=True):
-            new.append(data((size, *p.shape), p.dtype) if is_batched else p)
-            if is_batched:
-                rewriting.bind(p, new[-1])
-        rewriting.anywhere()
-        (flag,) = rewriting.rewrite(flags)
-        found = rewriting.rewrite(body.results)
-        grown = [c for c in range(count) if not many[c] and (flag is not None or found[c] is not None)]
-        if not grown:
-            break
-        for c in grown:
-            many[c] = True
+    rewriting, new, many, found = batched_body(body, batched, size, flags)
+    flag = found.pop()
     results = []
     for c, (one, whole) in enumerate(zip(body.results, found, strict=True)):
         if whole is None and many[c]:
@@ -206,7 +192,7 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
             going = views.expand(views.reshape(flag, (size, *(1 for _ in one.shape))), whole.shape)
             whole = ew.where(going, whole, new[c])
         results.append(one if whole is None else whole)
-    handles = [h if w is None else w for h, w in zip(body.handles, rewriting.rewrite(body.handles), strict=True)]
+    handles = handles_of(body, rewriting)
     whole_flag = flags[0] if flag is None else reduce("any", flag, (0,))
     bodies = [Body(new[:count], (), new[count:], handles, r) for r in ([whole_flag], results)]
     values = []
@@ -214,8 +200,8 @@ def _batched(node: Node, inputs: tuple[Node, ...], batched: tuple[bool, ...], ba
         whole = i if batched[n] or not many[n] else views.expand(i, (size, *i.shape))
         values.append(row_of(whole))
     params = (*bodies, dtype)
-    made = values_of(apply(while_primitive, tuple(values), params), _pieces(params), bodies[1])
+    made = values_of(apply(while_primitive, tuple(values), params), rows_in(params), bodies[1])
     spread = {
         c: value if many[c] else views.expand(value, (size, *value.shape)) for c, value in made.items()
     }
-    return examples_of(spread, _pieces(node.params), size)
+    return examples_of(spread, rows_in(node.params), size)

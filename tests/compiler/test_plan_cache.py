@@ -122,8 +122,11 @@ def test_what_is_found_computes_the_same(work: Callable[[], Any], monkeypatch: p
 
 
 def test_another_process_finds_all_and_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else is pending in the one, and not in the other, as its garbage is collected at some time."""
     as_another_process(monkeypatch)
+    pending = fp.ones(3) * 2 + 1
     expected = training()
+    assert pending._value.buffer is not None
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -1,13 +1,14 @@
 """Index maps written as expressions: result[i, j, …] = x[p(i, j, …), q(i, j, …), …], or a constant outside of x.
 
 Most such maps are slices, permutations, repetitions and sliding windows, and become those, whose transposes are known
-maps too. What is left (diagonals, quotients, three axes in one position) is a view of its own.
+maps too. What is left (diagonals, three axes that meet in one position) is a view of its own. Its transpose is a sum
+over such a view wherever positions can be solved for axes: x[i, i + j] gets its gradient from g[s, t - s].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from firepot.graph import dtypes
@@ -17,14 +18,10 @@ from firepot.graph.node import Batching, Node, Shape, View, apply
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import views
 from firepot.graph.primitives.gather import scatter
+from firepot.graph.primitives.reads import Number, Parts, analysed, axis, number_of, spread
+from firepot.graph.primitives.reduce import reduce
 
 Gradients = Sequence[Node | None]
-Number = bool | int | float
-
-
-def axis(number: int, size: int) -> Axis:
-    """The loop axis that stands for a dimension of the result."""
-    return Axis(f"i{number}", size)
 
 
 def position_values(index: Index, shape: Shape) -> Node:
@@ -32,7 +29,7 @@ def position_values(index: Index, shape: Shape) -> Node:
     total = ew.full(shape, index.constant, dtypes.int64)
     for atom, coefficient in index.terms:
         if isinstance(atom, Axis):
-            number = int(atom.name[1:])
+            number = number_of(atom)
             column = (1,) * number + (atom.size,) + (1,) * (len(shape) - number - 1)
             value = views.expand(views.reshape(ew.iota(atom.size, dtypes.int64), column), shape)
         else:
@@ -64,23 +61,16 @@ class _Reindex(View):
     def vjp(self, g: Node, node: Node) -> Gradients:
         shape, positions, _ = node.params
         x = node.inputs[0]
-        zeros = ew.full(x.shape, 0, g.dtype)
-        if not x.shape or not x.size:
-            from firepot.graph.primitives.reduce import reduce
-
-            return (reduce("sum", g, tuple(range(len(shape)))) if not x.shape else zeros,)
-        values = [position_values(p, shape) for p in positions]
-        if any(p.range[0] < 0 or p.range[1] >= s for p, s in zip(positions, x.shape, strict=True)):
-            inside = within(values, x.shape)
-            g = ew.where(inside, g, ew.like(g, 0))
-            values = [ew.where(inside, v, ew.like(v, 0)) for v in values]
-        return (scatter(zeros, g, values, tuple(range(len(x.shape))), "add"),)
+        if not x.shape or not x.size or 0 in shape:
+            zeros = ew.full(x.shape, 0, g.dtype)
+            return (zeros if x.shape else reduce("sum", g, range(len(shape))),)
+        return (gathered(g, positions, x.shape),)
 
     def index(self, index: tuple[Index, ...], node: Node) -> views.Mapped:
         _, positions, _ = node.params
 
         def replace(atom: Any) -> Index | None:
-            return index[int(atom.name[1:])] if isinstance(atom, Axis) else None
+            return index[number_of(atom)] if isinstance(atom, Axis) else None
 
         inner = tuple(p.substitute(replace) for p in positions)
         conditions = []
@@ -94,7 +84,7 @@ class _Reindex(View):
         shape, positions, fill = node.params
 
         def shifted(atom: Any) -> Index | None:
-            return Index.of(axis(int(atom.name[1:]) + 1, atom.size)) if isinstance(atom, Axis) else None
+            return Index.of(axis(number_of(atom) + 1, atom.size)) if isinstance(atom, Axis) else None
 
         moved = tuple(p.substitute(shifted) for p in positions)
         examples = Index.of(axis(0, batching.size))
@@ -104,94 +94,114 @@ class _Reindex(View):
 reindex_primitive = _Reindex()
 
 
-@dataclass(frozen=True)
-class Plain:
-    """A dimension gone through by one axis, from 0 on."""
-
-    axis: int
-
-
-@dataclass(frozen=True)
-class Window:
-    """A dimension read at outer · stride + inner · dilation + offset, outside of which it is `fill`."""
-
-    outer: int
-    inner: int
-    stride: int
-    dilation: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class Read:
-    """A value with what each of its dimensions is read at; no axis occurs twice."""
-
-    value: Node
-    dimensions: tuple[Plain | Window, ...]
-
-
-def analysed(x: Node, positions: Sequence[Index], fill: Number, folded: int) -> Read | None:
-    """The read of x at these positions in terms of plain dimensions and windows; None where it is none.
-
-    Axes from number `folded` on are those that a fold goes over: they are the inner ones of windows.
-    """
-    found: list[Plain | Window | None] = []
-    start, length, step = [0] * len(x.shape), list(x.shape), [1] * len(x.shape)
-    low, high = [0] * len(x.shape), [0] * len(x.shape)
-    for d, (p, size) in enumerate(zip(positions, x.shape, strict=True)):
-        terms = [(int(a.name[1:]), a.size, c) for a, c in p.terms if isinstance(a, Axis)]
-        if len(terms) != len(p.terms) or len(terms) > 2 or size == 0:
-            return None
-        if len(terms) == 2:
-            outer, inner = sorted(terms, key=lambda t: (t[0] >= folded, -abs(t[2]), t[0]))
-            if outer[2] <= 0 or inner[2] <= 0:
-                return None
-            found.append(Window(outer[0], inner[0], outer[2], inner[2], p.constant))
-            continue
-        first, last = p.range
-        low[d], high[d] = max(0, -first), max(0, last - size + 1)
-        start[d] = p.constant + low[d]
-        length[d], step[d] = (terms[0][1], terms[0][2]) if terms else (1, 1)
-        found.append(Plain(terms[0][0]) if terms else None)
-    used = [a for f in found if f for a in ([f.axis] if isinstance(f, Plain) else [f.outer, f.inner])]
-    if len(set(used)) != len(used):
-        return None
-    x = views.slice_(views.pad(x, low, high, fill), start, length, step)
-    kept = tuple(s for s, f in zip(x.shape, found, strict=True) if f is not None)
-    return Read(views.reshape(x, kept), tuple(f for f in found if f is not None))
-
-
-def spread(read: Read, shape: Shape, fill: Number) -> Node:
-    """The read as a value with an element for every position of its axes."""
-    plain = [d for d, f in enumerate(read.dimensions) if isinstance(f, Plain)]
-    windowed = [d for d, f in enumerate(read.dimensions) if isinstance(f, Window)]
-    order = [f.axis for f in read.dimensions if isinstance(f, Plain)]
-    x = views.permute(read.value, (*plain, *windowed))
-    found = [f for f in read.dimensions if isinstance(f, Window)]
-    if found:
-        outer, inner = [f.outer for f in found], [f.inner for f in found]
-        x = views.windows(
-            x, [shape[a] for a in outer], [shape[a] for a in inner], [f.stride for f in found],
-            [f.dilation for f in found], [-f.offset for f in found], fill,
-        )  # fmt: skip
-        order += [*outer, *inner]
-    return arranged(x, order, shape)
-
-
-def arranged(x: Node, order: Sequence[int], shape: Shape) -> Node:
-    """A value whose dimensions are these axes of `shape`, in the order of `shape`, repeated along the others."""
-    x = views.permute(x, sorted(range(len(order)), key=lambda d: order[d]))
-    present = set(order)
-    x = views.reshape(x, tuple(s if a in present else 1 for a, s in enumerate(shape)))
-    return views.expand(x, shape)
-
-
 def reindex(x: Node, shape: Shape, positions: Sequence[Index], fill: Number, folded: int) -> Node:
     """x at `positions`, over the axes of `shape`."""
     if 0 not in shape:
-        read = analysed(x, positions, fill, folded)
+        parts = Parts(shape, [positions])
+        read = analysed(x, parts.positions(positions), fill, parts.count(folded))
         if read is not None:
-            return spread(read, shape, fill)
+            return parts.restore(spread(read, parts.sizes, fill), len(shape))
     if not x.size:
         return ew.full(shape, fill, x.dtype)
     return apply(reindex_primitive, (x,), (shape, tuple(positions), fill))
+
+
+def gathered(g: Node, positions: Sequence[Index], shape: Shape) -> Node:
+    """The transpose of reading: for each place of `shape`, the sum of those g that `positions` put there.
+
+    positions: over the axes of g, one for each dimension of the result. What they put outside of it is dropped.
+    """
+    parts = Parts(g.shape, [positions])
+    g, positions = parts.divide(g), parts.positions(positions)
+    used = sorted({number_of(a) for p in positions for a in p.axes()})
+    g = reduce("sum", g, [n for n in range(len(g.shape)) if n not in used])
+    place = {n: Index.of(axis(m, g.shape[m])) for m, n in enumerate(used)}
+    positions = [p.substitute(lambda a: place[number_of(a)] if isinstance(a, Axis) else None) for p in positions]
+    found = _Inverse(g.shape, positions, shape)
+    if not found.solved or math.prod(found.shape) > 8 * (g.size + math.prod(shape)):
+        return _scattered(g, positions, shape)
+    value = reindex(g, found.shape, found.places, 0, len(shape))
+    if found.zero:
+        right = ew.full(found.shape, True, dtypes.bool_)
+        for index in found.zero:
+            v = position_values(index, found.shape)
+            right = ew.and_(right, ew.eq(v, ew.like(v, 0)))
+        value = ew.where(right, value, ew.like(value, 0))
+    return reduce("sum", value, range(len(shape), len(found.shape)))
+
+
+def _scattered(g: Node, positions: Sequence[Index], shape: Shape) -> Node:
+    """`gathered`, one element of g after the other."""
+    values = [position_values(p, g.shape) for p in positions]
+    if any(p.range[0] < 0 or p.range[1] >= s for p, s in zip(positions, shape, strict=True)):
+        inside = within(values, shape)
+        g = ew.where(inside, g, ew.like(g, 0))
+        values = [ew.where(inside, v, ew.like(v, 0)) for v in values]
+    return scatter(ew.full(shape, 0, g.dtype), g, values, tuple(range(len(shape))), "add")
+
+
+class _Inverse:
+    """Axes solved for from positions: where the elements are that positions put at a given place.
+
+    shape: of the places, followed by how far free axes go: each of their values may give one more element.
+    places: for each original axis, where on it the element is; outside of it there is none.
+    zero: what must be zero for the element to be at the place.
+    solved: False where a position could not be solved for any axis.
+    """
+
+    def __init__(self, sizes: Shape, positions: Sequence[Index], shape: Shape) -> None:
+        self.shape = shape
+        self.zero: list[Index] = []
+        self.solved = True
+        self._sizes = sizes
+        self._known: dict[int, Index] = {n: Index() for n, s in enumerate(sizes) if s == 1}
+        waiting = list(range(len(shape)))
+        while waiting:  # what fewest axes determine comes first: x[i + j, i] gives i, then j
+            d = min(waiting, key=lambda d: len({number_of(a) for a in positions[d].axes()} - self._known.keys()))
+            waiting.remove(d)
+            self._solve(positions[d], Index.of(axis(d, shape[d])))
+        self.places = [self._value(n) for n in range(len(sizes))]
+
+    def _free(self, size: int) -> Index:
+        self.shape = (*self.shape, size)
+        return Index.of(axis(len(self.shape) - 1, size))
+
+    def _value(self, number: int) -> Index:
+        if number not in self._known:
+            self._known[number] = self._free(self._sizes[number])
+        return self._known[number]
+
+    def _of_places(self, index: Index) -> Index:
+        return index.substitute(lambda a: self._value(number_of(a)) if isinstance(a, Axis) else None)
+
+    def _solve(self, position: Index, place: Index) -> None:
+        """Make one axis known that puts the position at the place, whatever the others are."""
+        unknown = [
+            (a, c) for a, c in position.terms
+            if isinstance(a, Axis) and number_of(a) not in self._known and a not in (position - Index(((a, c),))).axes()
+        ]  # fmt: skip
+        if unknown:
+            atom, c = min(unknown, key=lambda t: (abs(t[1]), -t[0].size))
+            rest = place - self._of_places(position - Index(((atom, c),)))
+            rest, c = (rest, c) if c > 0 else (-rest, -c)
+            self._known[number_of(atom)] = rest // c
+            self._must_be_zero(rest % c)
+        elif all(number_of(a) in self._known for a in position.axes()):
+            self._must_be_zero(self._of_places(position) - place)
+        elif len(position.terms) == 1 and position.terms[0][1] == 1:
+            inner = position.terms[0][0]
+            assert isinstance(inner, (Quotient, Remainder))
+            value, divisor = inner.value, inner.divisor
+            place = place - position.constant
+            if isinstance(inner, Quotient):
+                self._solve(value, place * divisor + self._free(divisor))
+            else:
+                low, high = (v // divisor for v in value.range)
+                self._must_be_zero(place // divisor)
+                self._solve(value, place + (self._free(high - low + 1) + low) * divisor)
+        else:
+            self.solved = False
+
+    def _must_be_zero(self, index: Index) -> None:
+        if index != Index():
+            self.zero.append(index)

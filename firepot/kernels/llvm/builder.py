@@ -372,10 +372,10 @@ class Builder:
         align = Value(str(_BYTES[value.element]), "i32")
         self.intrinsic("llvm.masked.store", "void", value, pointer, align, mask, suffix=f"{overload(value.type)}.p0")
 
-    def prefetch(self, pointer: Value) -> None:
-        """Have the line at `pointer`, which need not be readable, fetched into the first cache."""
-        read, keep, data = (Value(str(n), "i32") for n in (0, 3, 1))
-        self.intrinsic("llvm.prefetch", "void", pointer, read, keep, data, suffix="p0")
+    def prefetch(self, pointer: Value, level: int = 1, write: bool = False) -> None:
+        """Have the line at `pointer`, which need not be readable, fetched into the cache of a level, to be written or not."""
+        access, locality, data = (Value(str(n), "i32") for n in (int(write), 4 - level, 1))
+        self.intrinsic("llvm.prefetch", "void", pointer, access, locality, data, suffix="p0")
 
     def tail_mask(self, remaining: Value, lanes: int) -> Value:
         """True in the first `remaining` lanes."""

@@ -85,15 +85,16 @@ def _plan(c: Convolution, processor: Any) -> _Plan:
     numbers = _numbers(c, processor)
     rate = _RATE if numbers == 1 else _DOT_WEIGHT_RATE if c.mode == "weight_grad" else _DOT_RATE
     if convolution_winograd.applies(c, rate):
-        kind = WinogradWeight if c.mode == "weight_grad" else Winograd
-        return kind.of(c, lanes, processor.vector_registers)
+        if c.mode == "weight_grad":
+            return WinogradWeight.of(c, lanes, processor.vector_registers)
+        return Winograd.of(c, lanes, processor.vector_registers, processor.l2)
     if convolution_pointwise.applies(c):
         # Longer lines waste less where a word of positions must not reach from one to the next.
         c = convolution_weight.flattened(c) if numbers > 1 else c
         return PointwiseWeight.of(c, lanes, processor.vector_registers, numbers)
     if c.mode == "weight_grad":
         return WeightGradient.of(convolution_weight.flattened(c), lanes, processor.vector_registers, numbers)
-    return Direct.of(c, lanes, processor.vector_registers, numbers)
+    return Direct.of(c, lanes, processor.vector_registers, numbers, processor.l2)
 
 
 def _numbers(c: Convolution, processor: Any) -> int:

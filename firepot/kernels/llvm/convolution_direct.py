@@ -13,25 +13,35 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm import dots
-from firepot.kernels.llvm.builder import Builder, Module, Value, vector
+from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.convolution_folds import Folds, folds_of
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
 from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
 from firepot.kernels.llvm.epilogue import Epilogue
 from firepot.kernels.llvm.expression import load_as, memory_type, register_type
 from firepot.kernels.llvm.matmul import workspace
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, transpose
+from firepot.kernels.llvm.tile import (
+    GROUP,
+    Accumulators,
+    NextPanel,
+    TileShape,
+    choose_tile,
+    grouped_steps,
+    lane_mask,
+    transpose,
+)
 from firepot.kernels.llvm.word_panels import Filter
 
-_BLOCK_BYTES = 192 << 10  # of the source, that all panels go over
+_BLOCK_BYTES = 192 << 10  # of the source, that all panels go over; of 1×1 more where the second-level cache is larger
 _TASKS = 64  # wanted for an even share among threads
 _FEW_CHANNELS = 8  # up to here the taps of a row are summed as if they were channels
 _EDGE_ROWS = 4  # rows of a tile that may have an address of their own
+_NEAR = 256 << 10  # bytes of weights that stay in a core's own caches
 _CLOSE = 1024  # elements below which neighbouring positions of a 1×1 convolution are read where they lie
 
 
@@ -48,9 +58,10 @@ class Direct:
     merged: bool  # whether the taps of a row count as channels, which follow each other in memory
     gathered: bool  # whether a block's positions are copied first: far apart, they would meet in one set of the cache
     numbers: int  # in an element; more than one are a word
+    block_bytes: int = _BLOCK_BYTES
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1) -> Direct:
+    def of(c: Convolution, lanes: int, registers: int, numbers: int = 1, l2: int = 1 << 20) -> Direct:
         all_sweeps = sweeps(c)
         inner, outer = c.source_channels // c.groups, c.result_channels // c.groups
         width = max((s.count[2] for s in all_sweeps), default=1)
@@ -72,7 +83,8 @@ class Direct:
             c.kernel == (1, 1, 1) and c.padding == (0, 0, 0) and c.groups == 1 and not place.copied
             and place.strides[3] * max(s.stride[2] for s in all_sweeps) >= _CLOSE
         )  # fmt: skip
-        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers)
+        block_bytes = max(_BLOCK_BYTES, 3 * l2 // 16) if math.prod(c.kernel) == 1 else _BLOCK_BYTES
+        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers, block_bytes)
 
     @property
     def element(self) -> str:
@@ -140,7 +152,7 @@ class Direct:
         """Rows of results whose source fits the cache, fewer where that leaves too few tasks."""
         per_row = sweep.count[2] * sweep.stride[2] * sweep.stride[1] * self.source.channels * self.c.accumulate.size
         rows = self.c.batch * sweep.count[0] * sweep.count[1]
-        fitting = max(1, _BLOCK_BYTES // per_row)
+        fitting = max(1, self.block_bytes // per_row)
         sharing = max(1, rows * self.panels * self.c.groups // _TASKS)
         blocks = math.ceil(rows / min(fitting, sharing, rows))
         return math.ceil(rows / blocks)
@@ -328,11 +340,22 @@ def _sweep(
                     line = b.element(b.arg("scratch"), type, b.mul(position, plan.gathered_step))
                 else:
                     line = b.element(activation, type, b.add(origin, b.mul(first, sweep.stride[2] * s.strides[3])))
-                _tile(b, plan, sweep, accumulators, line, zeros, weights, ranges, first)
                 place = (
                     n, group, b.add(b.mul(z, sweep.step[0]), sweep.start[0]),
                     b.add(b.mul(y, sweep.step[1]), sweep.start[1]),
                 )  # fmt: skip
+                number = b.add(b.mul(b.sub(row, low), -(-width // tile.rows)), b.udiv(first, tile.rows))
+
+                def fetch_result(
+                    r: Value, first: Value = first, place: tuple[Value, ...] = place, panel: Value = panel
+                ) -> None:
+                    n, group, z, y = place
+                    x = b.add(b.mul(b.add(first, r), sweep.step[2]), sweep.start[2])
+                    channel = b.add(b.mul(group, plan.outer), b.mul(panel, tile.columns))
+                    for v in range(tile.vectors):
+                        epilogue.prefetch(b, (n, b.add(channel, v * tile.lanes), z, y, x), tile.lanes)
+
+                _tile(b, plan, sweep, accumulators, line, zeros, weights, ranges, first, number, fetch_result)
                 _finish(b, plan, sweep, epilogue, folds, accumulators, place, part, panel, first)
 
 
@@ -360,15 +383,22 @@ def _gather(b: Builder, plan: Direct, sweep: Sweep, activation: Value, low: Valu
 
 def _tile(
     b: Builder, plan: Direct, sweep: Sweep, accumulators: Accumulators, line: Value, zeros: Value, weights: Value,
-    ranges: list[tuple[Value, Value]], first: Value,
+    ranges: list[tuple[Value, Value]], first: Value, number: Value, fetch_result: Callable[[Value], None],
 ) -> None:  # fmt: skip
-    """Sum one tile over the taps that lie inside and over all channels."""
+    """Sum one tile over the taps that lie inside and over all channels: the tile of this number among a block's.
+
+    fetch_result: has fetched what the epilogue will touch for a row of the tile
+    """
     tile, s = plan.tile, plan.source
     type = plan.element
     columns = Taps(1, 0, 0, 0, 0) if plan.merged else sweep.taps[2]
     edges = [] if s.copied or plan.gathered else _edge_rows(sweep, tile.rows, s.size[2])
-    step = plan.gathered_step if plan.gathered else sweep.stride[2] * s.strides[3]
-    ahead = not plan.gathered and plan.inner >= 64 and math.prod(t.count for t in sweep.taps) == 1
+    stride = plan.gathered_step if plan.gathered else sweep.stride[2] * s.strides[3]
+    single = math.prod(t.count for t in sweep.taps) == 1
+    ahead = not plan.gathered and plan.inner >= 64 and single
+    following = NextPanel.of(
+        tile.columns * plan.c.accumulate.size, plan.rows_per_block(sweep) * -(-sweep.count[2] // tile.rows)
+    )
     with b.loop(*ranges[0]) as jz, b.loop(*ranges[1]) as jy, b.loop(0, columns.count) as jx:
         offset = dot((jz, jy, jx), [t.offset_step * k for t, k in zip(sweep.taps, s.strides[1:], strict=True)], b)
         pixels = b.element(line, type, offset)
@@ -378,24 +408,31 @@ def _tile(
         for r in edges:
             column = b.add(b.mul(b.add(first, r), sweep.stride[2]), b.mul(jx, columns.offset_step))
             exists = b.compare("ult", b.add(column, columns.offset), s.size[2])
-            own[r] = b.select(exists, b.element(pixels, type, r * step), zeros)
-        with b.loop(0, plan.inner, unroll=4) as channel:
-            vectors = [
-                b.load(b.element(b.element(panel, type, b.mul(channel, tile.columns)), type, v * tile.lanes),
-                       vector(type, tile.lanes))
-                for v in range(tile.vectors)
-            ]  # fmt: skip
+            own[r] = b.select(exists, b.element(pixels, type, r * stride), zeros)
+
+        def step(
+            channel: Operand, pixels: Value = pixels, panel: Value = panel, own: dict[int, Value] = own
+        ) -> None:
+            row = b.element(panel, type, b.mul(b.index(channel), tile.columns))
+            vectors = [b.load(b.element(row, type, v * tile.lanes), vector(type, tile.lanes)) for v in range(tile.vectors)]
             numbers = b.element(pixels, type, channel)
             if ahead:
                 # The next tile's lines, each once: in every 16 channels one line of each position.
-                line_of, position = b.and_(channel, -16), b.and_(channel, 15)
-                next_tile = b.add(line_of, b.mul(b.add(position, tile.rows), step))
+                line_of, position = b.and_(b.index(channel), -16), b.and_(b.index(channel), 15)
+                next_tile = b.add(line_of, b.mul(b.add(position, tile.rows), stride))
                 b.prefetch(b.element(pixels, type, next_tile))
             places = [
-                b.element(own[r], type, channel) if r in own else b.element(numbers, type, r * step)
+                b.element(own[r], type, channel) if r in own else b.element(numbers, type, r * stride)
                 for r in range(tile.rows)
             ]
             accumulators.step(b, [functools.partial(b.load, place, type) for place in places], vectors)
+
+        def fetch_panel(group: Value, panel: Value = panel) -> None:
+            following.fetch(b, b.element(panel, type, plan.weight_panel), number, group, plan.inner // GROUP)
+
+        # Sums over several taps are long enough for what the processor fetches by itself.
+        large = single and plan.weight_bytes > _NEAR
+        grouped_steps(b, plan.inner, step, fetch_panel if large else None, tile.rows if single else 0, fetch_result)
 
 
 def _vectors(b: Builder, plan: Direct, group: Value, panel: Value) -> Iterator[tuple[Value, Value | None, Value]]:

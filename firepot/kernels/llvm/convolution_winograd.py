@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from firepot.graph import dtypes
@@ -39,9 +40,18 @@ from firepot.kernels.llvm.convolution_source import round_up
 from firepot.kernels.llvm.epilogue import Epilogue
 from firepot.kernels.llvm.expression import from_memory, load_element, memory_type
 from firepot.kernels.llvm.matmul import workspace
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask
+from firepot.kernels.llvm.tile import (
+    GROUP,
+    Accumulators,
+    NextPanel,
+    TileShape,
+    choose_tile,
+    grouped_steps,
+    lane_mask,
+)
 
 _FUSED_BYTES = 1100 << 10  # transformed source and products of a block that goes all the way in the cache
+_FAR = 4 << 20  # bytes of transformed weights whose panels are asked for before they are needed
 _PRODUCT_BYTES = 640 << 10  # products of a block otherwise
 _GROUP_COLUMNS = 64  # result channels of a task that does not take them all
 _CHUNK_BYTES = 10 << 20  # both transformed operands of the weight gradient at a time
@@ -135,18 +145,20 @@ def _transform_tile(
             b.store(value, b.element(own, "float", k * spacing))
 
 
-def _multiply_tile(
+def _product_step(
     b: Builder, accumulators: Accumulators, left: Value, left_row: int, left_step: int, right: Value, right_step: int,
-    first: Operand, last: Operand,
-) -> None:  # fmt: skip
-    """accumulators[r] += Σ_k left[r · left_row + k · left_step] · right[k · right_step …], k from first to last."""
+) -> Callable[[Operand], None]:  # fmt: skip
+    """What adds to accumulators[r] for a k: left[r · left_row + k · left_step] · right[k · right_step …]."""
     tile = accumulators.shape
-    with b.loop(first, last, unroll=4) as k:
-        line = b.element(right, "float", b.mul(k, right_step))
+
+    def step(k: Operand) -> None:
+        line = b.element(right, "float", b.mul(b.index(k), right_step))
         vectors = [b.load(b.element(line, "float", v * tile.lanes), accumulators.type) for v in range(tile.vectors)]
-        numbers = b.element(left, "float", b.mul(k, left_step))
+        numbers = b.element(left, "float", b.mul(b.index(k), left_step))
         places = [b.element(numbers, "float", r * left_row) for r in range(tile.rows)]
         accumulators.step(b, [functools.partial(b.load, place, "float") for place in places], vectors)
+
+    return step
 
 
 def _accumulator_places(b: Builder, tile: TileShape, target: Value, row: int) -> list[tuple[int, int, Value]]:
@@ -175,14 +187,17 @@ class Winograd:
     group_panels: int  # panels of result channels of one task
 
     @staticmethod
-    def of(c: Convolution, lanes: int, registers: int) -> Winograd:
+    def of(c: Convolution, lanes: int, registers: int, l2: int = 1 << 20) -> Winograd:
         tiling = Tiling.of(c)
         tile = choose_tile(tiling.tiles, c.result_channels, lanes, registers)
         panels = math.ceil(c.result_channels / tile.columns)
         per_row = 4 * PRODUCTS * tile.rows
         all_rows = math.ceil(tiling.tiles / tile.rows)
-        most = _FUSED_BYTES // (per_row * (_row_width(c.source_channels, lanes) + panels * tile.columns))
+        fused = per_row * (_row_width(c.source_channels, lanes) + panels * tile.columns)
+        most = _FUSED_BYTES // fused
         group = panels
+        if most < 2 <= 11 * l2 // 10 // fused:
+            most = 2
         if most < min(2, all_rows):
             group = min(panels, max(1, _GROUP_COLUMNS // tile.columns))
             most = _PRODUCT_BYTES // (per_row * group * tile.columns)
@@ -347,6 +362,7 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
     products = b.arg("scratch")
     accumulators = Accumulators(b, tile, plan.c.accumulate)
     square = b.variable(f"[{RESULTS * RESULTS} x {accumulators.type}]", align=64)
+    following = NextPanel.of(4 * tile.columns, plan.block_rows)
     start, stop = b.share(plan.blocks * plan.groups)
     with b.loop(start, stop) as task:
         group, block = b.urem(task, plan.groups), b.udiv(task, plan.groups)
@@ -369,11 +385,17 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
         ):
             left = b.add(b.mul(point, plan.source_spacing), b.mul(row, tile.rows * plan.source_row))
             right = b.add(b.mul(point, plan.weight_spacing), b.mul(panel, plan.weight_panel))
+            panel_of_weights = b.element(base, "float", right)
+            step = _product_step(
+                b, accumulators, b.element(source, "float", left), plan.source_row, 1, panel_of_weights, tile.columns
+            )
+            channels = plan.c.source_channels
+
+            def fetch_panel(group: Value, panel: Value = panel_of_weights, row: Value = row) -> None:
+                following.fetch(b, b.element(panel, "float", plan.weight_panel), row, group, channels // GROUP)
+
             accumulators.clear(b)
-            _multiply_tile(
-                b, accumulators, b.element(source, "float", left), plan.source_row, 1, b.element(base, "float", right),
-                tile.columns, 0, plan.c.source_channels,
-            )  # fmt: skip
+            grouped_steps(b, channels, step, fetch_panel if plan.weight_bytes > _FAR else None)
             place = b.add(b.mul(point, plan.block), b.mul(row, tile.rows))
             place = b.add(b.mul(place, plan.product_row), b.mul(b.sub(panel, first_panel), tile.columns))
             for r, v, there in _accumulator_places(b, tile, b.element(products, "float", place), plan.product_row):
@@ -584,7 +606,9 @@ def _sum_products(b: Builder, plan: WinogradWeight) -> None:
                 for r, v, there in places:
                     accumulators.set(b, r, v, b.load(there, accumulators.type))
             numbers = b.element(left, "float", b.mul(row, tile.rows))
-            _multiply_tile(b, accumulators, numbers, 1, plan.source_row, right, plan.gradient_row, low, high)
+            step = _product_step(b, accumulators, numbers, 1, plan.source_row, right, plan.gradient_row)
+            with b.loop(low, high, unroll=4) as k:
+                step(k)
             for r, v, there in places:
                 b.store(accumulators.get(b, r, v), there)
 

@@ -44,6 +44,9 @@ class Epilogue(Protocol):
             run: where the elements are folded, the folds of their neighbours.
         """
 
+    def prefetch(self, b: Builder, index: tuple[Operand, ...], lanes: int) -> None:
+        """Have the memory fetched that `emit` will read and write for `lanes` elements from `index` on."""
+
 
 @dataclass(frozen=True)
 class StoreEpilogue:
@@ -69,11 +72,19 @@ class StoreEpilogue:
     def emit(
         self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None, run: Run | None = None
     ) -> None:
+        place = self._place(b, index)
+        store_lanes(b, b.operand(self.operand), place, self.strides[self.lane], self.dtype, value, mask)
+
+    def prefetch(self, b: Builder, index: tuple[Operand, ...], lanes: int) -> None:
+        if self.strides[self.lane] == 1:
+            b.prefetch(b.element(b.operand(self.operand), memory_type(self.dtype), self._place(b, index)), write=True)
+
+    def _place(self, b: Builder, index: tuple[Operand, ...]) -> Value:
         place = b.index(0)
         for i, stride in zip(index, self.strides, strict=True):
             if stride and not (isinstance(i, int) and i == 0):
                 place = b.add(place, b.mul(b.index(i), stride))
-        store_lanes(b, b.operand(self.operand), place, self.strides[self.lane], self.dtype, value, mask)
+        return place
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,14 @@ class NestEpilogue:
                 assert run is not None
                 run.add(b, stage, evaluator.vector(stage.value))
 
+    def prefetch(self, b: Builder, index: tuple[Operand, ...], lanes: int) -> None:
+        evaluator = self._evaluator(b, index, lanes, None, None)
+        for load in nest_description.loads(self.nest):
+            evaluator.prefetch(load.operand, load.offset, load.dtype, write=False)
+        for stage in self.nest.stages:
+            if isinstance(stage, Store):
+                evaluator.prefetch(stage.operand, stage.offset, self.nest.operands[stage.operand][0], write=True)
+
     def evaluator(
         self, b: Builder, index: tuple[Operand, ...], value: Value, mask: Value | None, run: Run | None
     ) -> Evaluator:
@@ -150,13 +169,20 @@ class NestEpilogue:
         if self.finished.dtype in (dtypes.float16, dtypes.bfloat16):  # rounded as if it had been stored
             short = b.convert("fptrunc", value, vector(scalar_type(self.finished.dtype), value.lanes))
             value = b.convert("fpext", short, value.type)
+        evaluator = self._evaluator(b, index, value.lanes, mask, run)
+        evaluator.scope.values[(self.finished, value.lanes > 1)] = value
+        return evaluator
+
+    def _evaluator(
+        self, b: Builder, index: tuple[Operand, ...], lanes: int, mask: Value | None, run: Run | None
+    ) -> Evaluator:
+        """What writes expressions at `lanes` elements from `index` on, but the finished ones'."""
         axes = self.coordinates
         index = (*index[:2], *index[len(index) - len(axes) + 2 :])
         coordinates = {axis: b.index(i) for axis, i in zip(axes, index, strict=True)}
         scope = Scope(coordinates) if run is None else run.scope.inside(coordinates)
-        scope.values[(self.finished, value.lanes > 1)] = value
         pointers = [b.operand(2 + i) for i in range(len(self.nest.operands))]
-        return Evaluator(b, pointers, axes[self.lane], value.lanes, mask, scope, {})
+        return Evaluator(b, pointers, axes[self.lane], lanes, mask, scope, {})
 
 
 def store_lanes(

@@ -323,6 +323,12 @@ class Evaluator:
         wrapped = b.select(b.compare("slt", raw, 0), b.add(raw, expr.size), raw)
         return b.select(bad, b.constant(0, raw.type), wrapped)
 
+    def prefetch(self, operand: int, offset: Index, dtype: DType, write: bool) -> None:
+        """Have the line of lane 0 fetched, where the lanes lie side by side and the axes alone say where."""
+        if self._uniform_stride(offset) == 1 and all(isinstance(atom, Axis) for atom, _ in offset.terms):
+            place = self.b.element(self.pointers[operand], memory_type(dtype), self._base(offset))
+            self.b.prefetch(place, write=write)
+
     def store(self, operand: int, offset: Index, expr: Expr, dtype: DType) -> None:
         """Write the expression's lanes to the operand."""
         b = self.b

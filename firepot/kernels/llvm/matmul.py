@@ -8,6 +8,9 @@ y is packed whole, for all threads. Each thread then has rows of its own: it pac
 in its second-level cache, and multiplies it by one panel of y after the other; what it reads of x no other core has
 written. For long k the work is blocked along k too; partial results wait in the workspace.
 
+While a tile's products are summed, what will be needed next is asked for: the following panel of y (tile.py), and what
+the epilogue will read and write.
+
 After the analysis of Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
 """
 
@@ -21,10 +24,20 @@ from typing import Any
 from firepot.graph.dtypes import DType
 from firepot.kernels.kernel import Kernel
 from firepot.kernels.llvm import dots, matmul_rows, word_panels
-from firepot.kernels.llvm.builder import Builder, Module, Value, vector
+from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 from firepot.kernels.llvm.expression import load_as, memory_type, register_type
-from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes, transpose
+from firepot.kernels.llvm.tile import (
+    GROUP,
+    Accumulators,
+    NextPanel,
+    TileShape,
+    choose_tile,
+    grouped_steps,
+    lane_mask,
+    load_lanes,
+    transpose,
+)
 
 _K_BLOCK = 1024
 _ROW_BLOCK = 384 << 10  # bytes of packed x that a thread holds: with a panel of y they fill most of 1 MB
@@ -334,14 +347,15 @@ def _multiply_block(
         with b.loop(begin, end) as panel:
             x = b.element(packed, plan.element, b.mul(b.sub(panel, block.begin), plan.x_panel))
             row_panel = b.sub(panel, first_row_panel)
-            _multiply_tile(b, plan, epilogue, x, block.batch, row_panel, column_panel, k_first, k_count, last)
+            place = b.sub(panel, begin)
+            _multiply_tile(b, plan, epilogue, x, place, block.batch, row_panel, column_panel, k_first, k_count, last)
 
 
 def _multiply_tile(
-    b: Builder, plan: _Plan, epilogue: Epilogue, x: Value, batch: Value, row_panel: Value, column_panel: Value,
-    k_first: Value, k_count: int, last: bool,
+    b: Builder, plan: _Plan, epilogue: Epilogue, x: Value, place: Value, batch: Value, row_panel: Value,
+    column_panel: Value, k_first: Value, k_count: int, last: bool,
 ) -> None:  # fmt: skip
-    """One tile of the result over one block of k, from a packed panel of x."""
+    """One tile of the result over one block of k, from a packed panel of x; its `place` among the block's tiles."""
     d, tile = plan.d, plan.tile
     type = register_type(d.accumulate)
     element = plan.element
@@ -371,16 +385,29 @@ def _multiply_tile(
         lane_mask(b, b.add(column, v * tile.lanes), d.n, tile.lanes) if plan.direct_y else None
         for v in range(tile.vectors)
     ]
-    with b.loop(0, k_count, unroll=4) as k:
-        row = b.element(y, element, b.mul(k, y_step))
+
+    def step(k: Operand) -> None:
+        row = b.element(y, element, b.mul(b.index(k), y_step))
         vectors = [
             load_lanes(b, b.element(row, element, v * tile.lanes), vector(element, tile.lanes), masks[v])
             for v in range(tile.vectors)
         ]
-        numbers = b.element(x, element, b.mul(k, tile.rows))
+        numbers = b.element(x, element, b.mul(b.index(k), tile.rows))
         accumulators.step(
             b, [partial(b.load, b.element(numbers, element, r), element) for r in range(tile.rows)], vectors
         )
+
+    def fetch_panel(group: Value) -> None:
+        # Blocks of rows are of even sizes, so each has more than half of the most tiles.
+        following = NextPanel.of(tile.columns * d.accumulate.size, plan.block // 2 + 1)
+        following.fetch(b, b.element(y, element, plan.y_panel), place, group, k_count // GROUP)
+
+    def fetch_row(group: Value) -> None:
+        row = b.add(b.mul(row_panel, tile.rows), group)
+        for v in range(tile.vectors):
+            epilogue.prefetch(b, (batch, row, b.add(column, v * tile.lanes)), tile.lanes)
+
+    grouped_steps(b, k_count, step, None if plan.direct_y else fetch_panel, tile.rows if last else 0, fetch_row)
     if plan.k_blocks > 1 and not d.accumulate.is_integer:
         _take_up(b, accumulators, own, k_first, add=True)
     if last:

@@ -2,6 +2,9 @@
 
 R rows by V vectors of accumulators stay in registers while k runs; each step loads V vectors of one operand and
 broadcasts R numbers of the other. On 32 registers 14 × 2 asks the cache for the least per multiply-add.
+
+Panels that do not stay in a core's own caches come from the last-level cache, which may take long to answer. So while
+tiles are multiplied by one panel, the next is asked for, a few lines in each group of steps (`NextPanel`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from firepot.graph.dtypes import DType
 from firepot.kernels.llvm.builder import Builder, Operand, Value, vector
 from firepot.kernels.llvm.dots import WORD, dot
 from firepot.kernels.llvm.expression import register_type
+
+GROUP = 4  # steps along k that stand in the code one after the other
+_LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,53 @@ class Accumulators:
                 else:
                     after = b.add(b.mul(wide, value), before)
                 self.set(b, r, v, after)
+
+
+@dataclass(frozen=True)
+class NextPanel:
+    """Which lines of the panel after the present one a group of steps has fetched into the second-level cache.
+
+    lines: of one group
+    tiles: that fetch, so that together they have fetched all of the panel
+    """
+
+    lines: int
+    tiles: int
+
+    @staticmethod
+    def of(row_bytes: int, tiles: int) -> NextPanel:
+        """For panels with rows of so many bytes, each multiplied by at least so many tiles."""
+        whole = math.ceil(GROUP * row_bytes / _LINE)  # lines of a group of rows
+        lines = math.ceil(whole / max(1, tiles))
+        return NextPanel(lines, math.ceil(whole / lines))
+
+    def fetch(self, b: Builder, panel: Value, tile: Value, group: Operand, groups: int) -> None:
+        """The lines of one of a tile's `groups` groups. Tiles beyond those that fetch ask for the last one's again."""
+        share = b.intrinsic("llvm.umin", "i64", tile, b.index(self.tiles - 1))
+        first = b.mul(b.add(b.mul(share, groups), group), self.lines * _LINE)
+        for line in range(self.lines):
+            b.prefetch(b.offset(panel, b.add(first, line * _LINE)), level=2)
+
+
+def grouped_steps(
+    b: Builder, count: int, step: Callable[[Operand], None], before: Callable[[Value], None] | None = None,
+    early: int = 0, before_early: Callable[[Value], None] | None = None,
+) -> None:  # fmt: skip
+    """`step` for each number below `count`, in groups; `before` each group, and `before_early` the first `early` ones."""
+    groups = count // GROUP
+    early = min(groups, early)
+    for start, stop in ((0, early), (early, groups)):
+        if start == stop:
+            continue
+        with b.loop(start, stop) as group:
+            if before is not None:
+                before(group)
+            if before_early is not None and stop == early:
+                before_early(group)
+            for u in range(GROUP):
+                step(b.add(b.mul(group, GROUP), u))
+    for k in range(groups * GROUP, count):
+        step(k)
 
 
 def lane_mask(b: Builder, first: Operand, total: int, lanes: int) -> Value | None:
