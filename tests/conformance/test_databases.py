@@ -33,10 +33,13 @@ def test_the_page_counts_and_tells_reasons() -> None:
         ("module", "A"): {"entry": "A", "checks": {"training": good}, "tree": "abc", "samples": None},
         ("module", "B"): {"entry": "B", "checks": {"training": bad}, "tree": "abc", "samples": 2},
         ("module", "C"): {"entry": "C", "missing": "not written yet"},
+        ("module", "D"): {"entry": "D", "waiting": True},
     }
     text = report.section(results, "module")
-    assert "2 of 3 entries are provided; 1 of them pass every check." in text
+    assert "3 of 4 entries are provided; 1 of them pass every check." in text
     assert "| training | 1 of 2 | 3 of 4 |" in text
     assert "- `B`\n  - training 1/2: 1 of 3 elements differ" in text
     assert "- not written yet: `C`" in text
+    assert "1 entries have not been checked since they may have changed: `D`." in text
+    assert "- `D`" not in text
     assert "sparse tensors (1)" in text
