@@ -398,6 +398,11 @@ class Trace:
                 # Held once by its tensor and its node, and by the lists here: else somebody would see the change.
                 if getrefcount(nodes[i]) > 3 or getrefcount(inputs[i]) > 3:
                     inputs[i] = inputs[i].copy()
+                    place = i - len(self.arguments)
+                    if place >= 0:
+                        # The tensor has the copy from here on: of several that share zeros, the last keeps those.
+                        _Kind.of(nodes[i]).update(self.state[place], inputs[i])
+                        nodes[i] = self.state[place]._value
             outputs = self._outputs(inputs)
             for number, target in self.updates:
                 tensor = arguments[target] if isinstance(target, int) else target

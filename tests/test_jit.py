@@ -7,6 +7,7 @@ import pytest
 
 import firepot as fp
 from firepot import nn
+from firepot.runtime.buffer import allocator
 
 
 def test_state_is_read_and_written_at_each_call() -> None:
@@ -23,6 +24,29 @@ def test_state_is_read_and_written_at_each_call() -> None:
     assert total.tolist() == [3.0] * 3
     total.zero_()
     assert add(fp.ones(3)).tolist() == [2.0] * 3
+
+
+def test_of_states_that_share_their_zeros_the_last_takes_them() -> None:
+    """Each of the others gets a copy before it is overwritten, and nothing else lives beside them."""
+    count, size = 4, 1 << 18
+    states = [fp.zeros(size) for _ in range(count)]
+    fp.eval(states)
+    assert len({s._node.buffer.address for s in states}) == 1
+
+    @fp.jit
+    def step(x: fp.Tensor) -> None:
+        for number, state in enumerate(states):
+            state.add_(x + number)
+
+    one = fp.tensor(1.0)
+    memory = allocator()
+    memory.reset_peak()
+    before = memory.current_bytes
+    step(one)
+    assert memory.peak_bytes - before <= (count - 1) * 4 * size + (64 << 10)
+    assert [s.mean().item() for s in states] == [1, 2, 3, 4]
+    step(one)
+    assert [s.mean().item() for s in states] == [2, 4, 6, 8]
 
 
 def test_a_value_taken_before_keeps_its_numbers_when_the_state_is_overwritten() -> None:

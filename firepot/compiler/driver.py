@@ -42,6 +42,7 @@ def evaluate(nodes: Sequence[Node], also: Sequence[Node] = ()) -> None:
     nodes = graph.outputs
     if executor is None:
         executor = compiled(graph, {}, "eager", _reason(key))
+        executor.program = None  # nodes are found again by what they are: it may hold those that get values here
         _programs[key] = executor
         if len(_programs) > _MAXIMAL_PROGRAMS:
             _programs.popitem(last=False)
@@ -102,25 +103,27 @@ def compiled(
     }
     planned = plan_cache.name_of(graph.key, settings) if origins is None else None
     executor = plan_cache.load(planned) if planned is not None else None
-    log.planned += executor is not None
+    found = executor is not None
+    log.planned += found
     if executor is None:
         with collection_paused():
             placeholders, copies = simplify.simplify(graph.order, graph.leaves, graph.outputs, origins=origins)
             try:
                 program = build(placeholders, copies, dict(donations), constants=constants, budget=budget)
-            except OverBudget as found:
+            except OverBudget as over:
                 assert budget is not None
                 raise MemoryError(
                     f"{name} does not fit into memory_budget={budget} ({readable(budget)}), whatever is computed again; "
-                    f"the smallest budget that works is {found.smallest} bytes ({readable(found.smallest)})"
+                    f"the smallest budget that works is {over.smallest} bytes ({readable(over.smallest)})"
                 ) from None
             executor = Executor(program)
         if planned is not None:
             plan_cache.store(planned, executor)
+            executor.program = None  # the plan is all that is needed from here on
         program.compile_seconds = time.perf_counter() - start
     compilation = Compilation(name, reason, len(executor.plan.steps), executor.plan.arena, time.perf_counter() - start)
     log.add(compilation)
-    debug.show_summary(compilation, found=executor.program is None)
+    debug.show_summary(compilation, found=found)
     return executor
 
 

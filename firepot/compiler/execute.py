@@ -29,7 +29,7 @@ class Executor:
         functions: of a plan: the native functions of its codes.
 
     plan: how it is run
-    program: what it was built from; None where only the plan was known
+    program: what it was built from; None where only the plan was known or is needed any more
     """
 
     def __init__(self, program: Program | Plan, functions: Sequence[tuple[int, ...]] | None = None) -> None:

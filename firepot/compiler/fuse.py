@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from firepot.compiler.emit import Emitter, Misaligned, Storage
 from firepot.compiler.layout import Layout, natural_layouts, row_major
+from firepot.compiler.simplify import is_again
 from firepot.graph.index import Axis, Index
 from firepot.graph.node import Elementwise, Node, Opaque, View, checks_an_index, viewed
 from firepot.graph.primitives import elementwise as ew
@@ -34,6 +35,7 @@ _MAXIMAL_COST = 400  # instructions of one expression
 _MAXIMAL_DEPTH = 80  # operations one inside the other: what walks an expression calls itself as deeply
 _MAXIMAL_ROW = 1 << 16  # elements of a row that several stages of a kernel go over
 _MAXIMAL_OPERANDS = 28
+_REACH = 60  # groups between two that are joined
 
 
 @dataclass(eq=False)
@@ -206,12 +208,14 @@ def _joined(a: Group, b: Group) -> tuple[tuple[int, ...], tuple[int, ...]] | Non
 def merge_groups(groups: list[Group], storage: dict[Node, Storage], needed: set[Node]) -> list[Group]:
     """Join groups that share an iteration space and either feed each other or load the same large values."""
     maker: dict[Node, Group] = {r: g for g in groups for r in g.roots}
-    # Positions in `groups` are a valid order of execution; a merged group takes the later one's place.
+    # Positions in `groups` are a valid order of execution; a merged group takes the later one's place as a rule.
     i = 0
     while i < len(groups):
         b = groups[i]
         if not b.opaque:
-            for j in range(i - 1, max(-1, i - 60), -1):
+            # What is computed again is recorded with its reader, far from what loads the same at about that time.
+            reach = i + 1 if any(map(is_again, b.roots)) else _REACH
+            for j in range(i - 1, max(-1, i - reach), -1):
                 a = groups[j]
                 if _joined(a, b) is None or not _worth_merging(a, b):
                     continue
@@ -223,6 +227,12 @@ def merge_groups(groups: list[Group], storage: dict[Node, Storage], needed: set[
                     continue
                 for r in merged.roots:
                     maker[r] = merged
+                if reach > _REACH and not any(maker.get(n) in between for n in b.inputs):
+                    # In the earlier place, before what it reads is updated (the scale of a normalisation).
+                    groups[j] = merged
+                    del groups[i]
+                    i, b = j, merged
+                    break
                 # Groups between that need `a` now follow the merged one; they do not lead to b.
                 after = _dependents(a, between, maker, merged)
                 before = [g for g in between if g not in after]
@@ -239,12 +249,18 @@ def merge_groups(groups: list[Group], storage: dict[Node, Storage], needed: set[
 
 
 def _worth_merging(a: Group, b: Group) -> bool:
-    if len(a.inputs | b.inputs) + len(a.roots) + len(b.roots) > _MAXIMAL_OPERANDS:
+    if len(a.inputs | b.inputs) + len(a.roots) + len(b.roots) > _MAXIMAL_OPERANDS or _same_twice(a, b):
         return False
     if any(r in b.inputs for r in a.roots):
         return True
     threshold = max(math.prod(a.domain), 1)
     return any(2 * n.size >= threshold for n in a.inputs & b.inputs)
+
+
+def _same_twice(a: Group, b: Group) -> bool:
+    """Whether one of them computes again what the other computes: both values would be kept."""
+    made = {(r.primitive, r.inputs) for g in (a, b) for r in g.roots if not is_again(r)}
+    return any(is_again(r) and (r.primitive, r.inputs) in made for g in (a, b) for r in g.roots)
 
 
 def _path_between(a: Group, b: Group, between: Sequence[Group], maker: dict[Node, Group]) -> bool:

@@ -7,7 +7,7 @@ key under which programs are cached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,8 @@ def structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node], list[Node]
     return (tuple(key), tuple(numbers[o] for o in outputs)), leaves, order
 
 
+AGAIN = ("again",)  # parameters of a node that computes once more what another does
+
 _Rule = Callable[[Node, Sequence[Node]], Node]
 
 _RULES: dict[Any, _Rule] = {
@@ -101,7 +103,8 @@ def simplify(
     try:
         order, leaves, outputs, source = apart(order, leaves, outputs)
         copies: dict[Node, Node] = {leaf: data(leaf.shape, leaf.dtype) for leaf in leaves}
-        standardised: set[Node] = set()
+        activations = _Activations(n.inputs[0] for n in order if _is_weight_gradient(n))
+        standardised = activations.standardised
         for node in order:
             if node in copies:
                 continue
@@ -113,10 +116,10 @@ def simplify(
             elif isinstance(node.primitive, Composite):
                 copies[node] = node.primitive.expand(inputs, node)
                 standardised.add(copies[node])
-            elif rules and (compared := _before_relu(node, inputs, standardised)) is not None:
+            elif rules and (compared := _before_relu(node, inputs, activations)) is not None:
                 copies[node] = compared
-            elif rules and node.primitive is convolve_primitive and node.params[0] == "weight_grad":
-                copies[node] = apply(node.primitive, (_again(inputs[0], standardised), inputs[1]), node.params)
+            elif rules and _is_weight_gradient(node):
+                copies[node] = apply(node.primitive, (activations.again(inputs[0]), inputs[1]), node.params)
             elif rules and (rule := _RULES.get(node.primitive)) is not None:
                 copies[node] = rule(node, inputs)
             elif rules and isinstance(node.primitive, Reduce):
@@ -127,6 +130,7 @@ def simplify(
                 x, y = inputs
                 if (x in standardised and _is_spread(y)) or (y in standardised and _is_spread(x)):
                     standardised.add(copies[node])
+            activations.copied(node, copies[node])
         if origins is not None:
             origins.append((sequence_number(), None))
         return [copies[leaf] for leaf in leaves], [copies[o] for o in outputs]
@@ -134,17 +138,59 @@ def simplify(
         grad_mode.enabled = before
 
 
-def _again(x: Node, standardised: set[Node]) -> Node:
-    """The activation of a standardised value as a node of its own, for a reader long after the others: computed once
-    more from what the derivative of the standardisation reads anyway, it need not be kept meanwhile."""
-    if x.primitive.name == "relu" and x.inputs[0] in standardised:
-        return apply(x.primitive, x.inputs, ("again",))
-    return x
+def is_again(node: Node) -> bool:
+    """Whether this computes once more what another node does, for a reader long after the others."""
+    return node.params == AGAIN
 
 
-def _before_relu(node: Node, inputs: Sequence[Node], standardised: set[Node]) -> Node | None:
+def _is_weight_gradient(node: Node) -> bool:
+    return node.primitive is convolve_primitive and node.params[0] == "weight_grad"
+
+
+class _Activations:
+    """Which activations are computed once more for readers long after the others, the weight gradients of the
+    convolutions that they went through, so that they need not be kept meanwhile.
+
+    It is those that are made of what is kept anyway: relu of a standardised value, which the derivative of the
+    standardisation reads, and relu of the sum of such a value and another, or an activation that stays (residual
+    networks). Hence every second block's result of a residual network is kept.
+
+    Args:
+        read_later: the nodes that weight gradients read, before they are copied.
+
+    standardised: copies of values that a Composite standardised, scaled and shifted or not
+    """
+
+    def __init__(self, read_later: Iterable[Node]) -> None:
+        self.standardised: set[Node] = set()
+        self._read_later = set(read_later)
+        self._staying: set[Node] = set()
+
+    def copied(self, node: Node, copy: Node) -> None:
+        if node in self._read_later and not self.made_again(copy):
+            self._staying.add(copy)
+
+    def made_again(self, x: Node) -> bool:
+        if x.primitive.name != "relu":
+            return False
+        below = x.inputs[0]
+        if below in self.standardised:
+            return True
+        if below.primitive is not ew.add_primitive:
+            return False
+        a, b = below.inputs
+        if a not in self.standardised:
+            a, b = b, a
+        return a in self.standardised and (b in self.standardised or b in self._staying)
+
+    def again(self, x: Node) -> Node:
+        """`x`, or a node of its own with the same value."""
+        return apply(x.primitive, x.inputs, AGAIN) if self.made_again(x) else x
+
+
+def _before_relu(node: Node, inputs: Sequence[Node], activations: _Activations) -> Node | None:
     """relu(x) ≤ 0 as x ≤ 0, where x is recomputed from what the derivative of a standardisation reads anyway."""
-    if node.primitive.name != "le" or inputs[0].primitive.name != "relu" or inputs[0].inputs[0] not in standardised:
+    if node.primitive.name != "le" or not activations.made_again(inputs[0]):
         return None
     constant = inputs[1]
     while constant.primitive is views.expand_primitive or constant.primitive is views.reshape_primitive:

@@ -151,16 +151,24 @@ def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return _fold("min", input._node, dim, keepdim, "amin")
 
 
-def _position(x: Node, axis: int, combine: str) -> Node:
-    """The first position of the extremum along an axis (of the first NaN, where there is one)."""
+def _position(x: Node, axis: int, combine: str, dtype: DType = dtypes.int64) -> Node:
+    """The first position of the extremum along an axis (of the first NaN, where there is one).
+
+    dtype: holds the axis's size.
+    """
     best = rd.restore(rd.reduce(combine, x, (axis,)), x.shape, (axis,))
     hit = ew.eq(x, best)
     if x.dtype.kind == "f":
         hit = ew.or_(hit, ew.predicate("isnan", x))
-    size = x.shape[axis]
-    places = views.reshape(ew.iota(size, dtypes.int64), tuple(size if d == axis else 1 for d in range(len(x.shape))))
-    places = views.expand(places, x.shape)
-    return rd.reduce("min", ew.where(hit, places, ew.like(places, size)), (axis,))
+    places = _places(x.shape, axis, dtype)
+    return rd.reduce("min", ew.where(hit, places, ew.like(places, x.shape[axis])), (axis,))
+
+
+def _places(shape: tuple[int, ...], axis: int, dtype: DType) -> Node:
+    """The position of each element along an axis."""
+    size = shape[axis]
+    places = views.reshape(ew.iota(size, dtype), tuple(size if d == axis else 1 for d in range(len(shape))))
+    return views.expand(places, shape)
 
 
 def _extremum(input: Tensor, dim: Any, keepdim: bool, combine: str, what: str) -> Any:
@@ -174,10 +182,11 @@ def _extremum(input: Tensor, dim: Any, keepdim: bool, combine: str, what: str) -
     if not x.shape:
         return ValuesIndices(input, wrap(ew.full((), 0, dtypes.int64)))
     _nonempty(x, (axis,), what)
-    index = _position(detach(x), axis, combine)
-    size = x.shape[axis]
-    places = views.reshape(ew.iota(size, dtypes.int64), tuple(size if d == axis else 1 for d in range(len(x.shape))))
-    chosen = ew.eq(views.expand(places, x.shape), rd.restore(index, x.shape, (axis,)))
+    # The backward pass reads the position: a byte of it is kept where that will do, as for the windows of pooling.
+    dtype = dtypes.uint8 if x.shape[axis] <= 255 else dtypes.int32 if x.shape[axis] < 1 << 31 else dtypes.int64
+    position = _position(detach(x), axis, combine, dtype)
+    chosen = ew.eq(_places(x.shape, axis, dtype), rd.restore(position, x.shape, (axis,)))
+    index = ew.cast(position, dtypes.int64)
     if x.dtype.kind == "f" and x.requires_grad:  # the gradient goes to the position that is returned
         values = rd.reduce("sum", ew.where(chosen, x, ew.like(x, 0)), (axis,))
     else:

@@ -180,10 +180,12 @@ class _Mapping:
         self._anchor = ctypes.c_char.from_buffer(self._memory)
         self.address = ctypes.addressof(self._anchor)
         if huge:
-            self.address = (self.address + _HUGE - 1) // _HUGE * _HUGE
+            start = -self.address % _HUGE
+            self.address += start
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 with contextlib.suppress(OSError):  # a system built without huge pages
-                    self._memory.madvise(mmap.MADV_HUGEPAGE)
+                    # Whole ones: the last would take up to 2 MB more than is asked for as soon as it is touched.
+                    self._memory.madvise(mmap.MADV_HUGEPAGE, start, size // _HUGE * _HUGE)
 
 
 class _Block:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import mmap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +155,19 @@ def test_threads_may_allocate_and_free_at_once() -> None:
     gc.collect()
     assert not wrong
     assert buffers.allocator().current_bytes == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell what is resident")
+def test_touching_large_buffers_takes_no_more_than_their_size() -> None:
+    """Huge pages that reach beyond a buffer would be resident as a whole."""
+    size, count = (2 << 20) + (256 << 10), 24
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    allocator = Allocator()
+    before = resident()
+    blocks = [allocator.allocate(size) for _ in range(count)]
+    for block in blocks:
+        ctypes.memset(block.address, 1, size)
+    assert resident() - before <= 1.1 * size * count

@@ -55,6 +55,8 @@ _FAR = 4 << 20  # bytes of transformed weights whose panels are asked for before
 _PRODUCT_BYTES = 640 << 10  # products of a block otherwise
 _GROUP_COLUMNS = 64  # result channels of a task that does not take them all
 _CHUNK_BYTES = 10 << 20  # both transformed operands of the weight gradient at a time
+_PART_BYTES = 10 << 20  # transformed weights, or their sums before the way back, at a time
+_PART_TASKS = 8  # that the threads share for each part of the weights
 _SUM_BYTES = 256 << 10  # of both operands that the weight gradient's products go over before the next block
 _FINISHED = 16  # input channels whose weights are handed over together
 _WORTH = 0.9  # of the direct sum's time, estimated
@@ -178,13 +180,18 @@ def _clear_zeros(b: Builder, place: Value, count: int, lanes: int) -> None:
 
 @dataclass(frozen=True)
 class Winograd:
-    """Forward convolution or input gradient."""
+    """Forward convolution or input gradient.
+
+    Where the weights outgrow the source, transformed 36 numbers for 9, they go through in parts, one after another in
+    the same memory.
+    """
 
     c: Convolution
     tiling: Tiling
     tile: TileShape
     block_rows: int  # register tiles that a block of image tiles has
     group_panels: int  # panels of result channels of one task
+    part_groups: int  # groups of panels whose weights are there at a time
 
     @staticmethod
     def of(c: Convolution, lanes: int, registers: int, l2: int = 1 << 20) -> Winograd:
@@ -203,11 +210,21 @@ class Winograd:
             most = _PRODUCT_BYTES // (per_row * group * tile.columns)
         most = max(1, min(most, math.ceil(all_rows * math.ceil(panels / group) / 16)))
         blocks = math.ceil(all_rows / most)
-        return Winograd(c, tiling, tile, math.ceil(all_rows / blocks), group)
+        whole = Winograd(c, tiling, tile, math.ceil(all_rows / blocks), group, math.ceil(panels / group))
+        if whole.fused:
+            return whole
+        parts = math.ceil(whole.weight_bytes / _PART_BYTES)
+        if parts == 1:
+            return whole
+        group = max(1, min(group, panels * blocks // (parts * _PART_TASKS)))
+        return replace(whole, group_panels=group, part_groups=math.ceil(panels / (group * parts)))
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return ("transform", "multiply") if self.fused else ("transform", "transform_source", "multiply")
+        if self.fused:
+            return ("transform_0", "multiply_0")
+        further = (f"{what}_{part}" for part in range(1, self.parts) for what in ("transform", "multiply"))
+        return ("transform_0", "transform_source", "multiply_0", *further)
 
     @property
     def weights_alone(self) -> bool:
@@ -221,6 +238,15 @@ class Winograd:
     @property
     def groups(self) -> int:
         return math.ceil(self.panels / self.group_panels)
+
+    @property
+    def parts(self) -> int:
+        return math.ceil(self.groups / self.part_groups)
+
+    def panels_of(self, part: int) -> tuple[int, int]:
+        """The first panel of a part, and the one after its last."""
+        first = part * self.part_groups * self.group_panels
+        return first, min(first + self.part_groups * self.group_panels, self.panels)
 
     @property
     def fused(self) -> bool:
@@ -255,8 +281,8 @@ class Winograd:
 
     @property
     def weight_spacing(self) -> int:
-        """Elements between points of the transformed weights, not a power of two."""
-        return self.panels * self.weight_panel + self.tile.lanes
+        """Elements between points of a part's transformed weights, not a power of two."""
+        return self.panels_of(0)[1] * self.weight_panel + self.tile.lanes
 
     @property
     def weight_bytes(self) -> int:
@@ -285,10 +311,12 @@ class Winograd:
 
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("winograd", workspace_operand=2 + epilogue.operands)
-        with module.kernel("transform") as b:
-            _transform_weights(b, self)
-            zeros = b.offset(workspace(b), self.weight_bytes)
-            _clear_zeros(b, zeros, self.c.source_channels, self.tile.lanes)
+        for part in range(self.parts):
+            with module.kernel(f"transform_{part}") as b:
+                _transform_weights(b, self, *self.panels_of(part))
+                if part == 0:
+                    zeros = b.offset(workspace(b), self.weight_bytes)
+                    _clear_zeros(b, zeros, self.c.source_channels, self.tile.lanes)
         if not self.fused:
             with module.kernel("transform_source") as b:
                 zeros = b.offset(workspace(b), self.weight_bytes)
@@ -297,16 +325,20 @@ class Winograd:
                     block, within = b.udiv(tile, self.block), b.urem(tile, self.block)
                     target = b.offset(b.offset(zeros, self.zeros_bytes), b.mul(block, self.source_bytes))
                     _transform_source(b, self, tile, b.element(target, "float", b.mul(within, self.source_row)))
-        with module.kernel("multiply") as b:
+        with module.function("multiply", [*KERNEL_PARAMETERS, ("i64", "first"), ("i64", "last")], internal=True) as b:
             _multiply(b, self, epilogue)
+        for part in range(self.parts):
+            with module.kernel(f"multiply_{part}") as b:
+                first, last = self.panels_of(part)
+                b.call("multiply", "void", *(b.arg(name) for _, name in KERNEL_PARAMETERS), b.index(first), b.index(last))
         if folds := self.folds(epilogue):
             with module.kernel("fold") as b:
                 folds.finish(b)
         return str(module)
 
 
-def _transform_weights(b: Builder, plan: Winograd) -> None:
-    """Weights into [point][panel][source channel][columns]."""
+def _transform_weights(b: Builder, plan: Winograd, first_panel: int, last_panel: int) -> None:
+    """The weights of these panels into [point][panel][source channel][columns]."""
     c, tile = plan.c, plan.tile
     lanes = tile.lanes
     element = memory_type(c.dtype)
@@ -314,11 +346,11 @@ def _transform_weights(b: Builder, plan: Winograd) -> None:
     turned = c.mode == "input_grad"
     outer_stride, inner_stride = (i_stride, o_stride) if turned else (o_stride, i_stride)
     source, target = b.operand(1), workspace(b)
-    start, stop = b.share(plan.panels * tile.vectors * c.source_channels)
+    start, stop = b.share((last_panel - first_panel) * tile.vectors * c.source_channels)
     with b.loop(start, stop) as task:
         channel, rest = b.urem(task, c.source_channels), b.udiv(task, c.source_channels)
         v, panel = b.urem(rest, tile.vectors), b.udiv(rest, tile.vectors)
-        first = b.add(b.mul(panel, tile.columns), b.mul(v, lanes))
+        first = b.add(b.mul(b.add(panel, first_panel), tile.columns), b.mul(v, lanes))
         origin = b.mul(channel, inner_stride)
         lines = []
         for i in range(lanes):
@@ -356,16 +388,18 @@ def _transform_source(b: Builder, plan: Winograd, tile: Value, target: Value) ->
 
 
 def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
-    """This thread's tasks: [block of image tiles][group of panels]."""
+    """This thread's tasks for the panels from `first` to `last`: [block of image tiles][group of panels]."""
     tile = plan.tile
     base = workspace(b)
     products = b.arg("scratch")
     accumulators = Accumulators(b, tile, plan.c.accumulate)
     square = b.variable(f"[{RESULTS * RESULTS} x {accumulators.type}]", align=64)
     following = NextPanel.of(4 * tile.columns, plan.block_rows)
-    start, stop = b.share(plan.blocks * plan.groups)
+    part, part_end = b.arg("first"), b.arg("last")
+    groups = b.udiv(b.add(b.sub(part_end, part), plan.group_panels - 1), plan.group_panels)
+    start, stop = b.share(b.mul(groups, plan.blocks))
     with b.loop(start, stop) as task:
-        group, block = b.urem(task, plan.groups), b.udiv(task, plan.groups)
+        group, block = b.urem(task, groups), b.udiv(task, groups)
         first = b.mul(block, plan.block)
         last = b.intrinsic("llvm.umin", "i64", b.add(first, plan.block), b.index(plan.tiling.tiles))
         if plan.fused:
@@ -375,8 +409,8 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
                 _transform_source(b, plan, t, b.element(source, "float", own))
         else:
             source = b.offset(base, b.add(b.mul(block, plan.source_bytes), plan.weight_bytes + plan.zeros_bytes))
-        first_panel = b.mul(group, plan.group_panels)
-        last_panel = b.intrinsic("llvm.umin", "i64", b.add(first_panel, plan.group_panels), b.index(plan.panels))
+        first_panel = b.add(part, b.mul(group, plan.group_panels))
+        last_panel = b.intrinsic("llvm.umin", "i64", b.add(first_panel, plan.group_panels), part_end)
         rows = b.udiv(b.add(b.sub(last, first), tile.rows - 1), tile.rows)
         with (
             b.loop(0, PRODUCTS) as point,
@@ -384,7 +418,7 @@ def _multiply(b: Builder, plan: Winograd, epilogue: Epilogue) -> None:
             b.loop(0, rows) as row,
         ):
             left = b.add(b.mul(point, plan.source_spacing), b.mul(row, tile.rows * plan.source_row))
-            right = b.add(b.mul(point, plan.weight_spacing), b.mul(panel, plan.weight_panel))
+            right = b.add(b.mul(point, plan.weight_spacing), b.mul(b.sub(panel, part), plan.weight_panel))
             panel_of_weights = b.element(base, "float", right)
             step = _product_step(
                 b, accumulators, b.element(source, "float", left), plan.source_row, 1, panel_of_weights, tile.columns
@@ -461,17 +495,22 @@ def _results(
 
 @dataclass(frozen=True)
 class WinogradWeight:
-    """Weight gradient. Image tiles are transformed and multiplied in chunks that stay in the shared cache."""
+    """Weight gradient. Image tiles are transformed and multiplied in chunks that stay in the shared cache. Where there
+    is one chunk, the sums go in parts, each transformed back before the next is made in the same memory."""
 
     c: Convolution
     tiling: Tiling
     tile: TileShape
     chunks: int
+    part_panels: int  # panels of output channels whose sums are there at a time
 
     @staticmethod
     def of(c: Convolution, lanes: int, registers: int) -> WinogradWeight:
-        plan = WinogradWeight(c, Tiling.of(c), choose_tile(c.in_channels, c.out_channels, lanes, registers), 1)
-        return replace(plan, chunks=math.ceil((plan.source_bytes + plan.gradient_bytes) / _CHUNK_BYTES))
+        tile = choose_tile(c.in_channels, c.out_channels, lanes, registers)
+        plan = WinogradWeight(c, Tiling.of(c), tile, 1, math.ceil(c.out_channels / tile.columns))
+        chunks = math.ceil((plan.source_bytes + plan.gradient_bytes) / _CHUNK_BYTES)
+        parts = math.ceil(plan.sum_bytes / _PART_BYTES) if chunks == 1 else 1
+        return replace(plan, chunks=chunks, part_panels=math.ceil(plan.panels / parts))
 
     @property
     def chunk(self) -> int:
@@ -480,8 +519,17 @@ class WinogradWeight:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        parts = (f"{what}_{i}" for i in range(self.chunks) for what in ("transform", "multiply"))
-        return ("prepare", *parts, "finish")
+        chunks = (f"{what}_{i}" for i in range(self.chunks) for what in ("transform", "multiply"))
+        further = (f"{what}_{i}" for i in range(1, self.parts) for what in ("multiply", "finish"))
+        return ("prepare", *chunks, "finish_0", *further)
+
+    @property
+    def parts(self) -> int:
+        return math.ceil(self.panels / self.part_panels)
+
+    def panels_of(self, part: int) -> tuple[int, int]:
+        """The first panel of a part, and the one after its last."""
+        return part * self.part_panels, min((part + 1) * self.part_panels, self.panels)
 
     scratch_bytes = 0
 
@@ -517,7 +565,11 @@ class WinogradWeight:
 
     @property
     def sum_spacing(self) -> int:
-        return self.panels * self.sum_panel + self.tile.lanes
+        return self.part_panels * self.sum_panel + self.tile.lanes
+
+    @property
+    def sum_bytes(self) -> int:
+        return round_up(4 * PRODUCTS * self.sum_spacing)
 
     @property
     def zeros_bytes(self) -> int:
@@ -533,24 +585,32 @@ class WinogradWeight:
 
     @property
     def workspace_bytes(self) -> int:
-        return self.zeros_bytes + self.source_bytes + self.gradient_bytes + round_up(4 * PRODUCTS * self.sum_spacing)
+        return self.zeros_bytes + self.source_bytes + self.gradient_bytes + self.sum_bytes
 
     def generate(self, epilogue: Epilogue) -> str:
         module = Module("winograd_weight_gradient", workspace_operand=2 + epilogue.operands)
         with module.kernel("prepare") as b:
             _clear_zeros(b, workspace(b), max(self.c.in_channels, self.c.out_channels), self.tile.lanes)
-        parts = (("transform", _transform_both), ("multiply", _sum_products))
-        for what, generate in parts:
-            with module.function(what, [*KERNEL_PARAMETERS, ("i64", "first"), ("i64", "last")], internal=True) as b:
-                generate(b, self)
+        tiles, panels = [("i64", "first"), ("i64", "last")], [("i64", "first_panel"), ("i64", "last_panel")]
+        with module.function("transform", [*KERNEL_PARAMETERS, *tiles], internal=True) as b:
+            _transform_both(b, self)
+        with module.function("multiply", [*KERNEL_PARAMETERS, *tiles, *panels], internal=True) as b:
+            _sum_products(b, self)
+        with module.function("finish", [*KERNEL_PARAMETERS, *panels], internal=True) as b:
+            _finish_weights(b, self, epilogue)
+
+        def phase(what: str, number: int, *numbers: int) -> None:
+            with module.kernel(f"{what}_{number}") as b:
+                b.call(what, "void", *(b.arg(name) for _, name in KERNEL_PARAMETERS), *map(b.index, numbers))
+
         for i in range(self.chunks):
             first, last = i * self.chunk, min((i + 1) * self.chunk, self.tiling.tiles)
-            for what, _ in parts:
-                with module.kernel(f"{what}_{i}") as b:
-                    arguments = [b.arg(name) for _, name in KERNEL_PARAMETERS]
-                    b.call(what, "void", *arguments, b.index(first), b.index(last))
-        with module.kernel("finish") as b:
-            _finish_weights(b, self, epilogue)
+            phase("transform", i, first, last)
+            phase("multiply", i, first, last, *self.panels_of(0))
+        for part in range(self.parts):
+            if part > 0:
+                phase("multiply", part, 0, self.tiling.tiles, *self.panels_of(part))
+            phase("finish", part, *self.panels_of(part))
         return str(module)
 
     def places(self, b: Builder) -> tuple[Value, Value, Value, Value]:
@@ -582,18 +642,21 @@ def _transform_both(b: Builder, plan: WinogradWeight) -> None:
 
 
 def _sum_products(b: Builder, plan: WinogradWeight) -> None:
-    """Add image tiles `first` to `last` up into [point][panel][input channel][columns]; tasks are [point][panel]."""
+    """Add image tiles `first` to `last` up into [point][panel][input channel][columns], for the panels from
+    `first_panel` to `last_panel`; tasks are [point][panel]."""
     tile = plan.tile
     tiles = b.sub(b.arg("last"), b.arg("first"))
     _, source, gradient, sums = plan.places(b)
     accumulators = Accumulators(b, tile, plan.c.accumulate)
     longest = max(1, _SUM_BYTES // (4 * (plan.source_row + tile.columns)))
     step = math.ceil(plan.chunk / math.ceil(plan.chunk / longest))
-    start, stop = b.share(PRODUCTS * plan.panels)
+    panels = b.sub(b.arg("last_panel"), b.arg("first_panel"))
+    start, stop = b.share(b.mul(panels, PRODUCTS))
     with b.loop(start, stop) as task:
-        panel, point = b.urem(task, plan.panels), b.udiv(task, plan.panels)
+        panel, point = b.urem(task, panels), b.udiv(task, panels)
         left = b.element(source, "float", b.mul(point, plan.source_spacing))
-        right = b.add(b.mul(point, plan.gradient_spacing), b.mul(panel, tile.columns))
+        columns = b.mul(b.add(b.arg("first_panel"), panel), tile.columns)
+        right = b.add(b.mul(point, plan.gradient_spacing), columns)
         right = b.element(gradient, "float", right)
         target = b.add(b.mul(point, plan.sum_spacing), b.mul(panel, plan.sum_panel))
         target = b.element(sums, "float", target)
@@ -606,29 +669,34 @@ def _sum_products(b: Builder, plan: WinogradWeight) -> None:
                 for r, v, there in places:
                     accumulators.set(b, r, v, b.load(there, accumulators.type))
             numbers = b.element(left, "float", b.mul(row, tile.rows))
-            step = _product_step(b, accumulators, numbers, 1, plan.source_row, right, plan.gradient_row)
+            add = _product_step(b, accumulators, numbers, 1, plan.source_row, right, plan.gradient_row)
             with b.loop(low, high, unroll=4) as k:
-                step(k)
+                add(k)
             for r, v, there in places:
                 b.store(accumulators.get(b, r, v), there)
 
 
 def _finish_weights(b: Builder, plan: WinogradWeight, epilogue: Epilogue) -> None:
-    """Transform the sums of a vector of output channels and a few input channels, then hand them over by output channel.
+    """Transform the sums of a vector of output channels and a few input channels, then hand them over by output channel,
+    for the panels from `first_panel` to `last_panel`.
 
     Weights lie in this order as a rule: a line of the result is filled at once.
     """
     c, lanes = plan.c, plan.tile.lanes
     wide = vector("float", lanes)
     *_, sums = plan.places(b)
-    vectors, groups = math.ceil(c.out_channels / lanes), math.ceil(c.in_channels / _FINISHED)
+    groups = math.ceil(c.in_channels / _FINISHED)
+    first_out, columns = b.mul(b.arg("first_panel"), plan.tile.columns), plan.tile.columns
+    last_out = b.intrinsic("llvm.umin", "i64", b.mul(b.arg("last_panel"), columns), b.index(c.out_channels))
+    vectors = b.udiv(b.add(b.sub(last_out, first_out), lanes - 1), lanes)
     taps = TAPS * TAPS
     results = b.variable(f"[{_FINISHED * taps} x {wide}]", align=64)
-    start, stop = b.share(vectors * groups)
+    start, stop = b.share(b.mul(vectors, groups))
     with b.loop(start, stop) as task:
         group, v = b.urem(task, groups), b.udiv(task, groups)
-        out, first = b.mul(v, lanes), b.mul(group, _FINISHED)
-        panel = b.add(b.mul(b.udiv(out, plan.tile.columns), plan.sum_panel), b.urem(out, plan.tile.columns))
+        within, first = b.mul(v, lanes), b.mul(group, _FINISHED)
+        out = b.add(first_out, within)
+        panel = b.add(b.mul(b.udiv(within, columns), plan.sum_panel), b.urem(within, columns))
         count = b.intrinsic("llvm.umin", "i64", b.sub(c.in_channels, first), b.index(_FINISHED))
         with b.loop(0, count) as i:
             own = b.element(sums, "float", b.add(panel, b.mul(b.add(first, i), plan.tile.columns)))
