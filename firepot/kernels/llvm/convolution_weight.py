@@ -27,6 +27,7 @@ from firepot.kernels.llvm.matmul import workspace
 from firepot.kernels.llvm.tile import Accumulators, TileShape, choose_tile, lane_mask, load_lanes
 
 _BLOCK_BYTES = 384 << 10  # of both activations that all tiles go over before the next block
+_ADDRESSES = 8  # rows of a tile that may have an address of their own, being perhaps a repetition of the last
 _ROW = 256  # positions of a row of a flattened convolution, at most
 _PARTS = 16  # of the positions, where threads share those
 _PART_BYTES = 64 << 10  # of the sums of a part, at most
@@ -77,7 +78,7 @@ class WeightGradient:
     def of(c: Convolution, lanes: int, registers: int, numbers: int = 1) -> WeightGradient:
         sweep = sweeps(c)[0]
         inner, outer = c.in_channels // c.groups, c.out_channels // c.groups
-        tile = choose_tile(inner, outer, lanes, registers)
+        tile = choose_tile(inner, outer, lanes, registers, inexact_limit=_ADDRESSES)
         paired = numbers > 1
         x = source(c, [sweep], c.in_channels, c.input_size, c.first_strides, bordered=True, copied=paired,
                    apart=_apart(c.in_channels, paired))  # fmt: skip

@@ -35,8 +35,13 @@ class TileShape:
         return self.vectors * self.lanes
 
 
-def choose_tile(rows: int, columns: int, lanes: int, registers: int, row_limit: int = 64) -> TileShape:
-    """The tile that wastes least on a rows × columns result: fewest steps in all, counted in register operations."""
+def choose_tile(
+    rows: int, columns: int, lanes: int, registers: int, row_limit: int = 64, inexact_limit: int = 64
+) -> TileShape:
+    """The tile that wastes least on a rows × columns result: fewest steps in all, counted in register operations.
+
+    row_limit, inexact_limit: the most rows of a tile, and of one whose rows do not divide the result's
+    """
     best: tuple[float, TileShape] | None = None
     for vectors in (2, 4, 3, 1):
         if vectors > 1 and (vectors - 1) * lanes >= columns:
@@ -44,6 +49,8 @@ def choose_tile(rows: int, columns: int, lanes: int, registers: int, row_limit: 
         most = min((registers - 1 - vectors) // vectors, row_limit)
         column_tiles = math.ceil(columns / (vectors * lanes))
         for tile_rows in range(min(most, rows), 0, -1):
+            if tile_rows > inexact_limit and rows % tile_rows:
+                continue
             row_tiles = math.ceil(rows / tile_rows)
             # Multiply-adds, plus what each tile costs besides: loads that are not hidden by few accumulators.
             step = max(tile_rows * vectors, tile_rows + vectors, 4)
