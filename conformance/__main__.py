@@ -151,7 +151,8 @@ def main() -> None:
         given.results.write_text("".join(json.dumps(r) + "\n" for r in results.values()))
     absent = {s for s, n in names if (s, n) not in results}
     if given.page:
-        shown = {(s, n): results.get((s, n), {"entry": n, "waiting": True}) for s, n in names}
+        begun = {s for s, _ in results}  # the sections of others stay as they are
+        shown = {(s, n): results.get((s, n), {"entry": n, "waiting": True}) for s, n in names if s in begun}
         report.write(given.output, report.databases(shown))
     elif given.only is None:
         report.write(given.output, report.databases({k: results[k] for k in names if k[0] not in absent}))
