@@ -9,7 +9,7 @@
 
 Each entry runs in a worker process with a time limit, so that a crash or an endless loop names its entry. Results are
 kept in build/conformance/results.jsonl; a run that was stopped goes on where it was, and a database's section of the page
-is written when all of its entries have results.
+is written when all of its entries have results, or with --page, which lists the others as not checked.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--only", nargs="+", metavar="ENTRY", help="entries to check (again); * stands for anything")
     parser.add_argument("--failed", action="store_true", help="check again what failed or was missing")
+    parser.add_argument("--page", action="store_true", help="check nothing: write the page from the results at hand")
     parser.add_argument("--renew", action="store_true", help="check again what has a result of another tree")
     parser.add_argument("--suite", choices=SUITES, help="one of the databases")
     parser.add_argument("--samples", type=int, help="at most so many samples a check (default: all)")
@@ -97,10 +98,12 @@ def main() -> None:
     if given.results.exists() and not given.fresh:
         for line in given.results.read_text().splitlines():
             answer = json.loads(line)
-            if "missing" not in answer:  # which may be there by now, and is told at once
+            if given.page or "missing" not in answer:  # which may be there by now, and is told at once
                 results[answer["suite"], answer["entry"]] = answer
     names = [(s, n) for s, suite in SUITES.items() if given.suite in (None, s) for n in suite.entries()]
-    if given.only:
+    if given.page:
+        work = []
+    elif given.only:
         work = [(s, n) for s, n in names if any(fnmatch.fnmatchcase(n, o) for o in given.only)]
     elif given.renew:
         work = [k for k in names if k not in results or results[k].get("tree") != tree]
@@ -144,10 +147,15 @@ def main() -> None:
         t.start()
     for t in threads:
         t.join()
-    given.results.write_text("".join(json.dumps(r) + "\n" for r in results.values()))
-    whole = {s for s, _ in names} - {s for s, n in names if (s, n) not in results}
-    if given.only is None:
-        report.write(given.output, report.databases({k: results[k] for k in names if k[0] in whole}))
+    if work:
+        given.results.write_text("".join(json.dumps(r) + "\n" for r in results.values()))
+    absent = {s for s, n in names if (s, n) not in results}
+    if given.page:
+        begun = {s for s, _ in results}  # the sections of others stay as they are
+        shown = {(s, n): results.get((s, n), {"entry": n, "waiting": True}) for s, n in names if s in begun}
+        report.write(given.output, report.databases(shown))
+    elif given.only is None:
+        report.write(given.output, report.databases({k: results[k] for k in names if k[0] not in absent}))
     print(report.summary(results))
 
 

@@ -200,12 +200,12 @@ def section(results: dict[str, Result]) -> str:
     within = sum(r.units <= FUNCTIONS[n].limit for n, r in results.items())
     strides = sorted({r.stride for n, r in results.items() if FUNCTIONS[n].arguments == 1})
     lines = [
-        f"over {'every float32' if s == 1 else f'every {s}th float32 and all around special points'} "
-        f"{sum(r.stride == s and FUNCTIONS[n].arguments == 1 for n, r in results.items())} functions" for s in strides
+        f"{sum(r.stride == s and FUNCTIONS[n].arguments == 1 for n, r in results.items())} functions over "
+        f"{'every float32' if s == 1 else f'every {s}th and all around special points'}" for s in strides
     ]  # fmt: skip
     out = [
-        f"`python -m conformance accuracy` compares with float64: {', '.join(lines)}; functions of two arguments over the "
-        "number of pairs that the table tells. One ulp is the distance of neighbouring float32 numbers at the exact result; "
+        f"`python -m conformance accuracy` compares with float64: {', '.join(lines)}; those of two arguments over as many "
+        "pairs as the table tells. One ulp is the distance of neighbouring float32 numbers at the exact result; "
         "correct rounding is half.",
         "", f"{within} of {len(results)} functions are within their limit.", "",
         "| function | largest error in ulp | at | limit | over | |", "|---|---|---|---|---|---|",
@@ -252,7 +252,7 @@ def main(arguments: list[str]) -> str | None:
     """Measures what has no result yet and prints it; the page's text, once all functions have one."""
     parser = argparse.ArgumentParser(prog="python -m conformance accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stride", type=int, default=1009, help="distance of the floats that are tried (default: 1009)")
-    parser.add_argument("--only", nargs="+", metavar="FUNCTION", help="some functions (again); * stands for anything")
+    parser.add_argument("--only", nargs="+", metavar="FUNCTION", help="some functions (again), without the sums; * stands for anything")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     given = parser.parse_args(arguments)
     path = Path("build/conformance/accuracy.json")
@@ -269,11 +269,13 @@ def main(arguments: list[str]) -> str | None:
             path.write_text(json.dumps(known))
             mark = "" if r.units <= function.limit else f"   over {function.limit:g}"
             print(f"{name:12} {r.units:12.4g} ulp at {', '.join(f'{v!r}' for v in r.at)}{mark}", flush=True)
+    if "sums" not in known or not given.only:
+        known["sums"] = sums()
+        path.write_text(json.dumps(known))
     results = {n: Result(**known[n]) for n in FUNCTIONS if n in known}
     if len(results) < len(FUNCTIONS):
         return None
-    text = section(results)
-    found = sums()
+    text, found = section(results), known["sums"]
     good = sum(mine <= _PAIRWISE for _, mine, _ in found)
     text += (
         f"\n\nOf {len(found)} reductions over 10⁸ float32 numbers, {good} are within what pairwise summation promises, "

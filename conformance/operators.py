@@ -10,7 +10,7 @@ import torch
 
 import firepot as fp
 from conformance.convert import DTYPES, Untranslatable, back, difference, flatten, value
-from conformance.provided import COMPLEX, DOUBLE, NUMERICAL, RANDOM, REASONS, SIGNS, TIES, function, name_of
+from conformance.provided import COMPLEX, DOUBLE, LOGARITHMS, NUMERICAL, RANDOM, REASONS, SIGNS, TIES, function, name_of
 from conformance.transformed import Call, captured, mapped
 
 VALUES = {
@@ -255,6 +255,9 @@ def _disagreement(entry: Any, sample: Any, theirs: list[Any], ours: list[Any], s
                 k = theirs[1].shape[-1]
                 rows = place == 2 and entry.name == "linalg.svd"
                 o, t = (o[..., :k, :], t[..., :k, :]) if rows else (o[..., :k], t[..., :k])
+        logarithms = entry.name in LOGARITHMS and t.is_complex()
+        if logarithms:
+            o, t = o.exp(), t.exp()
         wrong = difference(o, t, None, shape_only)
         if wrong and entry.name in TIES and not sample.kwargs.get("stable"):
             wrong = _same_elements(entry, sample, o, t, wrong)
@@ -266,7 +269,8 @@ def _disagreement(entry: Any, sample: Any, theirs: list[Any], ours: list[Any], s
                 except Exception:
                     exact = []
             if place < len(exact):
-                wrong = difference(o, t, exact[place].to(torch.promote_types(exact[place].dtype, torch.float64)))
+                best = exact[place].to(torch.promote_types(exact[place].dtype, torch.float64))
+                wrong = difference(o, t, best.exp() if logarithms else best)
         if wrong:
             return wrong
     return None

@@ -77,6 +77,9 @@ RANDOM = {
 # Decompositions whose vectors are defined up to their sign: absolute values are compared.
 SIGNS = {"svd", "linalg.svd", "linalg.eigh", "linalg.eig"}
 
+# Entries that return logarithms of complex numbers, whose angle is known up to multiples of 2π: what they are of is compared.
+LOGARITHMS = {"logcumsumexp"}
+
 # Entries that return positions, where equal elements leave a choice.
 TIES = {"sort", "argsort", "topk", "kthvalue", "median", "nanmedian", "mode"}
 
@@ -85,6 +88,8 @@ TIES = {"sort", "argsort", "topk", "kthvalue", "median", "nanmedian", "mode"}
 DEVIATIONS: dict[str, str] = {
     "matrix_exp": "PyTorch's half precision overflows on the way, to NaN",
     "linalg.norm/subgradients_at_zero": "PyTorch's second derivative of the norm at zero is NaN",
+    "nn.functional.multi_head_attention_forward": "numbers of up to 160 in bfloat16, whose digits are 1 apart, cancel to 13; "
+    "largest errors are 0.8 here and 0.5 for PyTorch, and the other way round in other samples",
     "CTCLoss": "PyTorch's derivative by log_probs holds only behind a log_softmax; ours is that of the loss itself",
 }
 

@@ -84,6 +84,15 @@ _CONTROL = ["SCAN(lambda c, r: ((c * 0.5 + r).tanh(), c.sum() * r), {x}[0] * 0, 
             "COND({x}.sum() > 0.1, lambda v: v.sin() * 2, lambda v: v * {y}, {x} + 0 * {y})",
             "SCAN(lambda c, r: (COND(r.sum() > 0, lambda c: c * r, lambda c: c - r, c), r.exp()), {x}[0], {x})[0]",
             "WHILE(lambda v: (v * v).sum() > 0.1, lambda v: v * 0.5 * T.cos({y}), {x} + {y})"]  # fmt: skip
+# Index expressions. AT reads a tensor at positions, zero outside of it; REINDEX goes over positions, REDUCE folds the last.
+_INDICES = ["REINDEX((3, {x}.numel()), lambda i, j: AT({x}.reshape(-1), {m} * j + i - 1))",
+            "REINDEX(({x}.numel(), {n}), lambda i, j: AT({x}.reshape(-1), ({n} * i + j) // 2 - 1) * 2 + AT({y}.reshape(-1), j))",
+            "REINDEX(({n}, {x}.shape[0]), lambda i, j: AT({x}.reshape({x}.shape[0], -1), {x}.shape[0] - 1 - j, (i + 1) % 2))",
+            "REDUCE(({x}.numel(),), (3,), lambda i, k: AT({x}.reshape(-1), i + {m} * k - 1) * AT({y}.reshape(-1), k))",
+            "REDUCE(({n}, {x}.shape[0]), (2, 3), lambda i, j, k, l: AT({x}.reshape({x}.shape[0], -1), j + k - 1, {m} * i + l).sin())",
+            "REDUCE(({n}, 4), ({x}.shape[-1],), lambda i, j, k: AT({x}.reshape(-1, {x}.shape[-1]), i, k)"
+            " * AT({x}.reshape(-1, {x}.shape[-1]), j, k))",
+            "REDUCE(({x}.shape[0],), ({x}.shape[0],), lambda i, k: AT({x}.reshape({x}.shape[0], -1), k, 0) * AT({y}.reshape(-1), i - k))"]  # fmt: skip
 _SHAPES = [(), (1,), (4,), (0,), (3, 4), (1, 4), (2, 3, 4), (2, 1, 4), (0, 3), (3, 3)]
 _IMAGE_SHAPES = [(2, 3, 5, 6), (1, 8, 4, 4), (2, 16, 3, 5), (1, 1, 7, 2)]
 _RANKS = {"roll", "cummax"}  # of empty tensors, PyTorch's do not check the dimension; ours do
@@ -110,15 +119,30 @@ def WHILE(p, f, x):
     for _ in range(20):
         x = f(x) if p(x) else x
     return x
+def AT(x, *positions):
+    inside, clipped = True, []
+    for p, size in zip(positions, x.shape):
+        p = torch.as_tensor(p)
+        inside = (p >= 0) & (p < size) & inside
+        clipped.append(p.clamp(0, size - 1))
+    return torch.where(inside, x[tuple(clipped)], 0)
+def REINDEX(shape, f):
+    grid = torch.meshgrid(*(torch.arange(s) for s in shape), indexing="ij")
+    return f(*grid).expand(shape)
+def REDUCE(shape, folded, f):
+    return REINDEX((*shape, *folded), f).sum(tuple(range(len(shape), len(shape) + len(folded))))
+"""
+_OURS = """
+SCAN, COND = fp.scan, fp.cond
+WHILE = lambda p, f, x: fp.while_loop(p, f, x, maximum=20)
+AT, REINDEX, REDUCE = lambda x, *positions: x[positions], fp.reindex, fp.reindex_reduce
 """
 
 
 def _control(library: Any) -> dict[str, Any]:
-    """SCAN, COND and WHILE for a library."""
-    if library is fp:
-        return {"SCAN": fp.scan, "COND": fp.cond, "WHILE": lambda p, f, x: fp.while_loop(p, f, x, maximum=20)}
-    names: dict[str, Any] = {"torch": library}
-    exec(_STEPS, names)
+    """Loops, branches and index expressions for a library."""
+    names: dict[str, Any] = {"torch": library, "fp": library}
+    exec(_OURS if library is fp else _STEPS, names)
     return names
 
 
@@ -171,11 +195,12 @@ class Sample:
         if "K(" in body:
             weights = ("    def K(like, *shape):\n        size = math.prod(shape)\n        sines = T.sin(T.arange(size, dtype=T.float64) + 1)"
                        "\n        return sines.reshape(shape).to(like.dtype)\n\n")  # fmt: skip
-        if any(f"{name}(" in body for name in ("SCAN", "COND", "WHILE")):
-            steps = "\n".join("    " + line for line in _STEPS.strip().replace("torch.", "T.").splitlines())
-            ours = ("    if T is fp:\n        SCAN, COND = fp.scan, fp.cond\n"
-                    "        WHILE = lambda p, f, x: fp.while_loop(p, f, x, maximum=20)\n")  # fmt: skip
-            weights += f"{steps}\n{ours}\n"
+        if any(f"{name}(" in body for name in ("SCAN", "COND", "WHILE", "REINDEX", "REDUCE")):
+            steps, ours = (
+                "\n".join(f"{' ' * indent}{line}" for line in text.strip().splitlines())
+                for text, indent in ((_STEPS.replace("torch.", "T."), 4), (_OURS, 8))
+            )
+            weights += f"{steps}\n    if T is fp:\n{ours}\n\n"
         head = "import math\n\nimport torch\n" if weights else "import torch\n"
         return f"{head}import firepot as fp\n\nfor T in (torch, fp):\n{weights}{given}\n{body}\n    print({self.last}){note}"
 
@@ -189,7 +214,7 @@ def draw(seed: int) -> Sample:
     shapes = _IMAGE_SHAPES if images else _SHAPES
     sample = Sample([r.choice(shapes) for _ in range(2)], [], dtype, 0, seed)
     inputs = [torch.from_numpy(a) for a in sample.arrays()]
-    kinds = _SMOOTH + _IN_PLACE + _LOSSES + _CONTROL + (_KINKED if order < 2 else []) + (_PLAIN if order == 0 else [])
+    kinds = _SMOOTH + _IN_PLACE + _LOSSES + _CONTROL + _INDICES + (_KINKED if order < 2 else []) + (_PLAIN if order == 0 else [])
     kinds = kinds + 4 * _IMAGES if images else kinds
     names = ["i0", "i1"]
     for _ in range(60):

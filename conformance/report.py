@@ -35,6 +35,8 @@ def lines(answer: dict[str, Any]) -> list[str]:
     """What is wrong with an entry."""
     if "missing" in answer:
         return [f"missing: {answer['missing']}"]
+    if "waiting" in answer:
+        return []
     if "broken" in answer:
         return [f"broken: {answer['broken']}"]
     found = []
@@ -98,7 +100,7 @@ def databases(results: Results) -> dict[str, str]:
 
 def _measured(results: Results, suite: str) -> str:
     """Of which trees the results are, with how many samples a check: the latest tree first."""
-    found = Counter((r.get("tree"), r.get("samples")) for (s, _), r in results.items() if s == suite and provided(r))
+    found = Counter((r.get("tree"), r.get("samples")) for (s, _), r in results.items() if s == suite and provided(r) and "waiting" not in r)
     parts = []
     for (tree, samples), count in reversed(found.items()):
         at = f"commit {tree}" if tree else "earlier commits"
@@ -115,7 +117,10 @@ def section(results: Results, suite: str) -> str:
     out += ["| check | entries that pass | samples that pass |", "|---|---|---|"]
     out += [f"| {k} | {v[0]} of {v[1]} | {v[2]} of {v[3]} |" for k, v in checks.items()]
     mine = [r for (s, _), r in results.items() if s == suite]
-    failing = [r for r in mine if provided(r) and not passes(r)]
+    waiting = [f"`{r['entry']}`" for r in mine if "waiting" in r]
+    if waiting:
+        out += ["", f"{len(waiting)} entries have not been checked since they may have changed: {', '.join(waiting)}."]
+    failing = [r for r in mine if provided(r) and not passes(r) and "waiting" not in r]
     if failing:
         out += ["", "### Failing", ""]
         for r in failing:

@@ -602,7 +602,9 @@ def logaddexp(input: Operand, other: Operand) -> Tensor:
     if a.dtype.is_complex:  # the larger real part first
         first = ew.ge(ew.real(a), ew.real(b))
         high, low = ew.where(first, a, b), ew.where(first, b, a)
-        return wrap(ew.add(high, ew.unary("log1p", ew.unary("exp", ew.sub(low, high)))))
+        nothing = ew.eq(ew.real(high), ew.like(ew.real(high), -math.inf))  # the sum of two zeros
+        away = ew.where(nothing, ew.like(high, 0), ew.sub(low, high))
+        return wrap(ew.add(high, ew.unary("log1p", ew.unary("exp", away))))
     top = ew.binary("maximum", a, b)
     away = ew.neg(ew.unary("abs", ew.sub(a, b)))
     smooth = ew.add(top, ew.unary("log1p", ew.unary("exp", away)))

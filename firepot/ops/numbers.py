@@ -143,8 +143,8 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
 
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """Slices along a dimension scaled down to a p-norm of at most maxnorm."""
-    if input.dtype.kind != "f":
-        raise RuntimeError(f"renorm: expected a floating-point tensor, got {input.dtype.name}")
+    if not input.dtype.is_inexact:
+        raise RuntimeError(f"renorm: expected a floating-point or complex tensor, got {input.dtype.name}")
     if input.ndim < 2:
         raise RuntimeError(f"renorm: expected at least 2 dimensions, got shape {list(input.shape)}")
     if p <= 0 or maxnorm < 0:

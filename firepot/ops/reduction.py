@@ -14,6 +14,7 @@ from firepot.graph.node import Node, detach
 from firepot.graph.primitives import elementwise as ew
 from firepot.graph.primitives import gather, views
 from firepot.graph.primitives import reduce as rd
+from firepot.ops import arithmetic, shape
 from firepot.ops.broadcast import axes_of, axis_of, floating
 from firepot.tensor import Tensor, wrap
 
@@ -173,8 +174,6 @@ def _places(shape: tuple[int, ...], axis: int, dtype: DType) -> Node:
 def _extremum(input: Tensor, dim: Any, keepdim: bool, combine: str, what: str) -> Any:
     x = input._node
     if isinstance(dim, Tensor):
-        from firepot.ops import arithmetic
-
         return (arithmetic.maximum if combine == "max" else arithmetic.minimum)(input, dim)
     if dim is None:
         _nonempty(x, tuple(range(len(x.shape))), what)
@@ -295,9 +294,7 @@ def _complex_norm(x: Node, p: Any, dim: Any, keepdim: bool) -> Tensor:
         parts = views.concatenate([views.reshape(v, (1, *x.shape)) for v in (ew.real(x), ew.imag(x))], 0)
         size = norm(wrap(parts), 2, [0, *(d + 1 for d in axes_of(dim, len(x.shape), "norm"))], keepdim)
         return wrap(views.reshape(size._node, size.shape[1:])) if keepdim else size
-    from firepot.ops.arithmetic import abs
-
-    return norm(abs(wrap(x)), p, dim, keepdim)
+    return norm(arithmetic.abs(wrap(x)), p, dim, keepdim)
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
@@ -370,5 +367,14 @@ def cummin(input: Tensor, dim: int) -> ValuesIndices:
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
-    """log of running sums of exp, without overflow."""
-    return wrap(_running(floating(input._node), dim, "logsumexp", "logcumsumexp"))
+    """log of running sums of exp, without overflow. Of complex numbers, the angle is known up to multiples of 2π."""
+    x = floating(input._node)
+    if not x.dtype.is_complex or not x.shape:
+        return wrap(_running(x, dim, "logsumexp", "logcumsumexp"))
+    axis, known = axis_of(dim, len(x.shape), "logcumsumexp"), 1
+    while known < x.shape[axis]:  # sums of so many terms that end at each place are known, and made sums of twice as many
+        rest = x.shape[axis] - known
+        start, before, after = (shape.narrow(wrap(x), axis, *part) for part in ((0, known), (0, rest), (known, rest)))
+        x = shape.cat([start, arithmetic.logaddexp(after, before)], axis)._node
+        known *= 2
+    return wrap(x)

@@ -280,6 +280,24 @@ def test_casts() -> None:
         fp.tensor([1j], dtype=fp.float32)
 
 
+def test_running_logarithms_of_sums_and_slices_of_bounded_norm() -> None:
+    """Angles are known up to multiples of 2π, so what the logarithms are of is compared."""
+    z, rz = both(numbers(3, 7, 4), "complex128", requires_grad=True)
+    compared = Comparison()
+    for dim in (0, 1, -1):
+        ours, theirs = fp.logcumsumexp(z, dim), torch.logcumsumexp(rz, dim)
+        compared.add(f"logcumsumexp {dim}", ours.exp(), theirs.exp())
+        compare_gradients(compared, f"logcumsumexp {dim}", ours, theirs, [(z, rz)])
+        ours, theirs = fp.renorm(z, 2, dim, 1.5), torch.renorm(rz, 2, dim, 1.5)
+        compared.add(f"renorm {dim}", ours, theirs)
+        compare_gradients(compared, f"renorm {dim}", ours, theirs, [(z, rz)])
+    large = 800 * z.detach()  # exp overflows
+    compared.add("large", fp.logcumsumexp(large, 1).real, torch.logcumsumexp(800 * rz.detach(), 1).real)
+    nothing = fp.logaddexp(fp.tensor([complex(-math.inf, 0)]), fp.tensor([complex(-math.inf, 0), 1j]))
+    compared.add("zeros", nothing.real, torch.tensor([-math.inf, 0.0]))
+    compared.check()
+
+
 def test_what_is_not_defined_is_refused() -> None:
     z = fp.tensor([1 + 2j, 3])
     for f in (

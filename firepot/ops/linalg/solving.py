@@ -434,7 +434,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     limit = arithmetic.finfo(A.dtype).eps * max(rows, columns) if rcond is None else rcond
     x = matmul(pinv(A, rtol=limit), b)
     batch = broadcast_shapes(A.shape[:-2], b.shape[:-2], what="linalg.lstsq")
-    empty = shape.slice_empty(x)
+    empty = shape.slice_empty(real(x))
     residuals, rank, values = empty, creation.zeros(0, dtype=dtypes.int64), empty
     if driver != "gels":
         rank = matrix_rank(A, rtol=limit)
