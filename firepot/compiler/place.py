@@ -116,10 +116,12 @@ def _donate(
     """(output -> input whose memory it takes, first step that overwrites an input).
 
     An output may lie over an input if nothing reads the input after the step that writes the output, and that step
-    reads the input only at the very position it then writes.
+    reads the input only at the very position it then writes. And whatever may find a bad index must come before, so that
+    state is as it was when the error is raised.
     """
     donated: dict[int, int] = {}
     guard = len(steps)
+    checked = max((t for t, step in enumerate(steps) if checks_an_index(step.nodes, storage)), default=-1)
     returned = set(outputs)
     assembled = {s.number for s in storage.values() if s.offset}
     for o, i in donations.items():
@@ -135,7 +137,7 @@ def _donate(
             continue
         if last.get(source.number, -1) == t and not _at_same_positions(steps[t], source, target):
             continue
-        if checks_an_index(steps[t].nodes, storage):  # it would overwrite state and find the error in one walk
+        if t <= checked:
             continue
         donated[o] = i
         guard = min(guard, t)
