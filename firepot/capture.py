@@ -334,6 +334,7 @@ class Trace:
     kinds: dict[int, _Kind]
     origins: list[tuple[int, Node | None]]
     _single: _Kind | None  # of a result that is one tensor
+    _pure: bool  # it changes nothing: runs leave results alone
 
     def __init__(self, capture: Capture) -> None:
         capture._depend_on_attributes()
@@ -342,6 +343,7 @@ class Trace:
         self._watched = [(c.read, c.value) for c in capture.watched]
         self._conditions = [*capture.announced, *capture.watched]
         self._epoch = state.epoch
+        self._pure = False
 
     def holds(self) -> bool:
         """Whether everything the captured function depended on is as it was."""
@@ -365,7 +367,7 @@ class Trace:
         nodes = [arguments[i]._value for i in self.arguments]
         nodes += [t._value for t in self.state]
         buffers = [n.buffer for n in nodes]
-        if None in buffers:
+        if not all(buffers):
             compute([n for n in nodes if n.buffer is None])
             buffers = [n.buffer for n in nodes]
         return nodes, buffers
@@ -393,6 +395,8 @@ class Trace:
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         with pool.lock:  # nobody else may overwrite the state between reading and writing it
+            if self._pure:
+                return self._results(self._run_pure(arguments))
             nodes, inputs = self.values(arguments)
             for i in self.executor.donated:
                 # Held once by its tensor and its node, and by the lists here: else somebody would see the change.
@@ -421,6 +425,20 @@ class Trace:
                 arguments[i].grad = grad if known is None else wrap(add(known._value, grad._value))
             for redo in self._effects:
                 redo()
+        return self._results(outputs)
+
+    def _run_pure(self, arguments: Sequence[Tensor]) -> list[Any]:
+        """The outputs of a function that changes no state: all that is left of `run` there."""
+        inputs = [arguments[i]._value.buffer for i in self.arguments]
+        inputs += [t._value.buffer for t in self.state]
+        if not all(inputs):  # some are still to be computed
+            _, inputs = self.values(arguments)
+        try:
+            return self.executor(inputs)
+        except BadIndex as error:
+            raise IndexError(*error.args) from None
+
+    def _results(self, outputs: list[Any]) -> Any:
         if self._single is not None:
             return self._single.fresh(outputs[0])
         return fill(self.template, [kind.fresh(b) for b, kind in zip(outputs, self.results, strict=False)])
@@ -542,6 +560,7 @@ def _finish(
     trace.argument_grads = [
         (i, further_output(proxy._grad._value)) for i, proxy in enumerate(proxies) if proxy._grad is not None
     ]
+    trace._pure = not (trace.updates or trace.grads or trace.argument_grads or trace._effects)
     key, leaves, order = simplify.structure(outputs)
     numbers = {p: i for i, (p, _) in enumerate(stand_ins)}
     tensors = {c.placeholder: capture.place(c.tensor) for c in capture.captured.values()}

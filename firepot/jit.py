@@ -102,7 +102,8 @@ class Jitted:
             if found is not None:
                 for trace in found:
                     if trace.holds():
-                        self._traces.move_to_end(key)
+                        if len(self._traces) > 1:
+                            self._traces.move_to_end(key)
                         return trace.run(tensors)
             return self._capture(key, args, kwargs)
 

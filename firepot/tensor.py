@@ -307,7 +307,7 @@ class Tensor:
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
         """A NumPy copy of the value. bfloat16, which NumPy lacks, comes as float32."""
-        if self.requires_grad and not force:
+        if self._value.requires_grad and not force:
             raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
         return _to_numpy(self, "numpy()")
 
@@ -568,8 +568,10 @@ def set_default_dtype(dtype: DType) -> None:
 
 
 def _to_numpy(tensor: Tensor, what: str) -> np.ndarray[Any, Any]:
-    array = np.array(tensor._array(what))
-    if tensor.dtype is dtypes.bfloat16:
+    buffer = tensor._realised(what)
+    value = tensor._value
+    array = buffer.to_numpy(value.dtype.numpy, value.shape)
+    if value.dtype is dtypes.bfloat16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 
 from firepot.compiler import subprogram
@@ -64,8 +63,9 @@ class Executor:
             frugal=plan.frugal,
         )  # fmt: skip
         self.donated = plan.donated
-        self._prepared_for: list[tuple[weakref.ref[Buffer], int]] | None = None
+        self._prepared_for: list[int] | None = None  # editions of the constant inputs
         self._only_fresh = len(plan.fresh) == len(plan.outputs)
+        self._fresh_sizes = [size for _, size in plan.fresh]
 
     def __call__(self, inputs: Sequence[Buffer], spent: Mapping[int, Buffer] | None = None) -> list[Buffer]:
         """Run on the inputs' values; the outputs' values, in order. Donated inputs are overwritten.
@@ -79,11 +79,11 @@ class Executor:
         if spent:
             fresh = [spent[number] if number in spent else Buffer.empty(size) for number, size in plan.fresh]
             for buffer in spent.values():
-                buffer.edition += 1
+                buffer.overwritten()
         else:
-            fresh = [Buffer.empty(size) for _, size in plan.fresh]
+            fresh = [Buffer.empty(size) for size in self._fresh_sizes]
         for i in self.donated:
-            inputs[i].edition += 1
+            inputs[i].overwritten()
         addresses = [b.address for b in inputs]
         addresses += [b.address for b in fresh]
         if plan.constants:
@@ -106,17 +106,13 @@ class Executor:
     def _run_prepared(self, inputs: Sequence[Buffer], addresses: Sequence[int]) -> runtime.Error | None:
         """Run, with the preparation where the constant inputs are not those of the last one."""
         with pool.lock:  # nobody else may prepare in between
-            known = self._prepared_for
-            if known is not None:
-                for i, (buffer, edition) in zip(self.plan.constants, known, strict=True):
-                    if buffer() is not inputs[i] or inputs[i].edition != edition:
-                        break
-                else:
-                    return self.executable.run(addresses, prepared=True)
+            editions = [inputs[i].edition for i in self.plan.constants]
+            if editions == self._prepared_for:
+                return self.executable.run(addresses, prepared=True)
             self._prepared_for = None  # until it has ended well
             error = self.executable.run(addresses)
             if error is None:
-                self._prepared_for = [(weakref.ref(inputs[i]), inputs[i].edition) for i in self.plan.constants]
+                self._prepared_for = editions
             return error
 
     def rehearsal(self, inputs: Sequence[Buffer]) -> Rehearsal:

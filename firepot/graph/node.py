@@ -187,6 +187,25 @@ class Opaque(Primitive):
 _sequence = itertools.count()
 
 
+# Constants that live on though nobody holds them, for the next operation that takes one: by names that say what they
+# are, and those names. One that gets a value leaves, as do all together when they are many.
+_kept: dict[Hashable, Node] = {}
+_kept_as: dict[Node, list[Hashable]] = {}
+_KEPT_AT_MOST = 1024
+find_kept = _kept.get
+
+
+def keep(node: Node, name: Hashable) -> Node:
+    """Keep a node, which has no inputs but constants, to be found by `find_kept(name)`."""
+    if len(_kept) >= _KEPT_AT_MOST:
+        _kept.clear()
+        _kept_as.clear()
+    if node.buffer is None:
+        _kept[name] = node
+        _kept_as.setdefault(node, []).append(name)
+    return node
+
+
 class _Entry(ref["Node"]):
     """A weak reference in the table of nodes, with its key. (WeakValueDictionary does the same more slowly.)"""
 
@@ -199,8 +218,9 @@ _interned: dict[tuple[Any, ...], _Entry] = {}
 
 def _discard(entry: _Entry) -> None:
     """The node of this entry has died."""
-    if _interned.get(entry.key) is entry:
-        _interned.pop(entry.key, None)
+    found = _interned.pop(entry.key, None)
+    if found is not None and found is not entry:  # the same was recorded again since
+        _interned.setdefault(entry.key, found)
 
 
 class Node:
@@ -254,6 +274,8 @@ class Node:
     def realise(self, buffer: Any) -> None:
         """Attach the value. History that no derivative can ask for is let go."""
         self.buffer = buffer
+        for name in _kept_as.pop(self, ()):
+            _kept.pop(name, None)
         if self.inputs and (not self.requires_grad or self.spent or self.primitive is variable):
             for flag in (False, True):  # the table's key would keep the inputs alive
                 _interned.pop((self.primitive, self.inputs, self.params, flag), None)

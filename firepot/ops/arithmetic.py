@@ -163,7 +163,7 @@ def _binary(name: str, what: str, doc: str, kinds: str = "biufc") -> Callable[..
 
 def _compare(name: str, doc: str) -> Callable[..., Tensor]:
     def function(input: Operand, other: Operand) -> Tensor:
-        a, b = operands(name, input, other)
+        a, b = plain_pair(name, input, other) or operands(name, input, other)
         return wrap(ew.compare(name, a, b))
 
     function.__name__ = function.__qualname__ = name
@@ -183,7 +183,7 @@ def _unary(name: str, doc: str, to_float: bool = True) -> Callable[..., Tensor]:
 
 def add(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
     """input + alpha · other."""
-    a, b = operands("add", input, other)
+    a, b = plain_pair("add", input, other) or operands("add", input, other)
     return wrap(ew.add(a, _weighted(b, alpha, "add")))
 
 
@@ -500,13 +500,12 @@ def clamp(input: Operand, min: Operand = None, max: Operand = None) -> Tensor:
         raise ValueError("clamp: at least one of 'min' or 'max' must not be None")
     values = [v for v in (input, min, max) if v is not None]
     nodes = operands("clamp", *values)
-    x = nodes.pop(0)
-    result = x
+    result = x = nodes[0]
     if min is not None:
-        low = nodes.pop(0)
+        low = nodes[1]
         result = ew.where(ew.compare("lt", x, low), low, result)
     if max is not None:
-        high = nodes.pop(0)
+        high = nodes[-1]
         result = ew.where(ew.compare("gt", result, high), high, result)
     return wrap(result)
 

@@ -75,6 +75,10 @@ def _product(what: str, x: Node, y: Node, dtype: DType | None = None) -> Tensor:
             f"({inner_x}) must equal the {'second last' if len(y.shape) > 1 else ''} size of the second ({inner_y})"
         )
     row, column = len(x.shape) == 1, len(y.shape) == 1
+    if len(x.shape) == len(y.shape) == 2:  # what `_batched` makes of two matrices
+        (m, k), n = x.shape, y.shape[1]
+        product = cn.contract(views.reshape(x, (1, m, k)), views.reshape(y, (1, k, n)), dtype)
+        return wrap(views.reshape(product, (m, n)))
     if row:
         x = views.reshape(x, (1, inner_x))
     if column:

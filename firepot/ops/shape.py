@@ -93,8 +93,9 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """Dimensions in another order."""
-    order = [axis_of(d, input.ndim, "permute") for d in _sizes(dims)]
-    if sorted(order) != list(range(input.ndim)):
+    rank = input.ndim
+    order = [axis_of(d, rank, "permute") for d in _sizes(dims)]
+    if sorted(order) != list(range(rank)):
         raise RuntimeError(f"permute: {order} is not an order of the {input.ndim} dimensions of {list(input.shape)}")
     return wrap(views.permute(input._node, order))
 
@@ -264,15 +265,17 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     d = axis_of(dim, first.ndim, "cat")
     if not first.shape:
         raise RuntimeError("cat: zero-dimensional tensors cannot be concatenated; use stack")
+    before, after = first.shape[:d], first.shape[d + 1 :]
     for i, x in enumerate(tensors):
-        if x.ndim != first.ndim or any(
-            a != b for k, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if k != d
-        ):
+        if x.ndim != first.ndim or x.shape[:d] != before or x.shape[d + 1 :] != after:
             raise RuntimeError(
                 f"cat: sizes must match except in dimension {d}; tensor 0 has {list(first.shape)}, tensor {i} has {list(x.shape)}"
             )
-    dtype = promoted(tensors)
-    return wrap(views.concatenate([ew.cast(x._node, dtype) for x in tensors], d))
+    nodes = [x._node for x in tensors]
+    if any(n.dtype is not nodes[0].dtype for n in nodes):
+        dtype = promoted(tensors)
+        nodes = [ew.cast(n, dtype) for n in nodes]
+    return wrap(views.concatenate(nodes, d))
 
 
 concat = concatenate = cat

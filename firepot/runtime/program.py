@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -135,6 +136,7 @@ class Arena:
 
 _arena = Arena()
 _main_thread = threading.main_thread().ident  # where Python handles signals
+_BRIEF_SECONDS = 1e-3
 
 
 def arena() -> Arena:
@@ -182,25 +184,32 @@ class Executable:
         self._call_type: type[ctypes.Array[ctypes.c_int64]] = ctypes.c_int64 * words
         self._call_layout = struct.Struct(f"={words}q")
         self._native = pool.native()
+        # The programs whose last run was brief. What runs how often depends on values where there are jumps.
+        self._brief: set[int] = set()
+        self._steady = not _jumps(self.steps)
 
     def run(self, addresses: Sequence[int], prepared: bool = False) -> Error | None:
         """Run the program on the given addresses. Returns what a kernel recorded as wrong, or None.
 
         `prepared`: without the first phases of prepared steps, which an earlier run has done on the same values.
         Blocks until it has ended, without the interpreter lock; several Python threads take turns. Ctrl-C on the
-        main thread ends a repeatable program after the running kernels; any other first ends by itself.
+        main thread ends a repeatable program after the running kernels; any other first ends by itself, and so does one
+        that took less than a millisecond the last time: to be told of the signal takes a microsecond.
         Raises MemoryError where the arena cannot grow, and what the handler of an interrupt raises.
         """
         call = self._call_block(addresses)
-        interruptible = self.repeatable and threading.get_ident() == _main_thread
-        run = self._native.run_interruptible if interruptible else self._native.run
         program = (self._short if prepared else self._whole).address
+        interruptible = self.repeatable and program not in self._brief and threading.get_ident() == _main_thread
+        run = self._native.run_interruptible if interruptible else self._native.run
         with pool.lock:
             site = walker.INTERRUPTED
             while site == walker.INTERRUPTED:  # Python has called the handler by now: it did not raise, so go on
                 call[walker.CALL_ERROR_SITE] = 0
                 threads = self._prepare(call)
+                start = time.perf_counter()
                 site = run(threads.address, program, call, 0)
+            brief = time.perf_counter() - start < _BRIEF_SECONDS and self._steady
+            (self._brief.add if brief else self._brief.discard)(program)
         return Error(site, call[walker.CALL_ERROR_VALUE]) if site else None
 
     def profile(self, addresses: Sequence[int], prepared: bool = False) -> list[float]:
@@ -393,6 +402,16 @@ def _kernel_steps(steps: Sequence[AnyStep | tuple[AnyStep, ...]]) -> Iterator[St
             yield from _kernel_steps((*step.then, *step.otherwise))
         else:
             yield from _kernel_steps((*step.test, *step.body) if isinstance(step, While) else step.body)
+
+
+def _jumps(steps: Sequence[AnyStep | tuple[AnyStep, ...]]) -> bool:
+    """Whether it depends on values which of the steps run, or how often."""
+    for step in steps:
+        if isinstance(step, (Branch, While)):
+            return True
+        if isinstance(step, (tuple, Loop)) and _jumps(step if isinstance(step, tuple) else step.body):
+            return True
+    return False
 
 
 def _span_length(records: list[tuple[int, int, int, int]], start: int) -> int:

@@ -171,3 +171,34 @@ def test_touching_large_buffers_takes_no_more_than_their_size() -> None:
     for block in blocks:
         ctypes.memset(block.address, 1, size)
     assert resident() - before <= 1.1 * size * count
+
+
+@pytest.mark.parametrize("nbytes", [40, 100_000, 3 << 20])
+def test_a_copy_for_numpy_is_the_bytes_and_the_array_s_own(nbytes: int) -> None:
+    buffer = Buffer.empty(nbytes)
+    view = buffer.view(np.dtype("float32"), (2, nbytes // 8))
+    view[...] = np.arange(nbytes // 4).reshape(view.shape)
+    copy = buffer.to_numpy(np.dtype("float32"), view.shape)
+    np.testing.assert_array_equal(copy, view)
+    view[...] = -1
+    np.testing.assert_array_equal(copy, np.arange(nbytes // 4).reshape(view.shape))
+    assert buffer.to_numpy(np.dtype("float32"), ()) == -1
+    with pytest.raises(ValueError, match="cannot be viewed"):
+        buffer.to_numpy(np.dtype("float64"), view.shape)
+
+
+def test_a_copy_for_numpy_of_memory_that_was_adopted() -> None:
+    memory = np.zeros(32, np.float32)
+    array = memory[(-memory.ctypes.data % 64) // 4 :][:8]
+    array[:] = range(8)
+    buffer = Buffer.from_numpy(array, copy=False)
+    assert buffer.address == array.ctypes.data
+    np.testing.assert_array_equal(buffer.to_numpy(np.dtype("float32"), (2, 4)), array.reshape(2, 4))
+
+
+def test_no_two_contents_have_one_edition() -> None:
+    first = Buffer.empty(64)
+    seen = [first.edition]
+    first.overwritten()
+    seen += [first.edition, first.copy().edition, Buffer.from_numpy(np.zeros(3)).edition]
+    assert len(set(seen)) == 4

@@ -271,6 +271,32 @@ def test_an_interrupt_ends_a_repeatable_program_between_kernels(threads: int) ->
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_what_was_brief_runs_without_the_watch_for_interrupts_unless_values_decide_how_long(threads: int) -> None:
+    buffer, values = int_buffer(np.zeros(2 * N, np.int64))
+    operands = (Operand(FIRST), Operand(FIRST, 8 * N))
+    rotation = Step(rotate, operands)
+    brief = Executable([rotation], 1, repeatable=True)
+    long = Executable([Step(doze, ())], 0, repeatable=True)
+    decided = Executable([Branch(Operand(FIRST), (rotation,), ())], 1, repeatable=True)
+    nested = Executable([Loop(2, (Branch(Operand(FIRST), (rotation,), ()),))], 1, repeatable=True)
+    values[0] = 1
+    watched = {}
+    for name, program in {"brief": brief, "long": long, "decided": decided, "nested": nested}.items():
+        calls: list[str] = []
+        native = program._native
+        program._native = native._replace(
+            run=lambda *given, run=native.run, calls=calls: calls.append("run") or run(*given),
+            run_interruptible=lambda *given, run=native.run, calls=calls: calls.append("watched") or run(*given),
+        )
+        for _ in range(20):  # one of them takes less than a millisecond on any machine
+            assert program.run([buffer.address][: program.bases]) is None
+        assert calls[0] == "watched"
+        watched[name] = calls.count("watched")
+    assert watched["brief"] < 20
+    assert watched["long"] == watched["decided"] == watched["nested"] == 20
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="needs sigaction")
 def test_a_handler_that_does_not_raise_lets_the_program_be_done(threads: int) -> None:
     steps = [*[Step(doze, ())] * 10, Step(rotate, (Operand(FIRST), Operand(FIRST + 1)))]
     seen: list[int] = []

@@ -22,6 +22,8 @@ from firepot.graph.node import (
     View,
     apply,
     data_primitive,
+    find_kept,
+    keep,
     severed_primitive,
     unchanged,
 )
@@ -110,7 +112,11 @@ def constant_value(node: Node) -> bool | int | float | None:
 
 
 def full(shape: Shape, value: bool | int | float | complex, dtype: DType) -> Node:
-    return views.expand(constant(value, dtype), shape)
+    if value.__class__ is complex:
+        return views.expand(constant(value, dtype), shape)
+    # A zero goes by its text, which tells −0.0 from 0.0; the type tells 1 from 1.0 and True, which are equal too.
+    name = (shape, value or repr(value), value.__class__, dtype)
+    return find_kept(name) or keep(views.expand(constant(value, dtype), shape), name)
 
 
 def like(x: Node, value: bool | int | float | complex) -> Node:
