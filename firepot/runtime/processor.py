@@ -123,11 +123,13 @@ def _feature_string(features: dict[str, bool]) -> str:
     """LLVM's feature string of the host.
 
     On several Intel processors LLVM prefers 256-bit vectors and would split our 512-bit ones in two; kernels
-    are written in the width they want, so that preference is switched off.
+    are written in the width they want, so that preference is switched off. Arithmetic of float16 is left out: kernels
+    compute in float32 and only convert, and with it LLVM 22 aborts on some vectors of bfloat16.
     """
     chosen = dict(features)
     if chosen.get("avx512f"):
         chosen["prefer-256-bit"] = False
+        chosen["avx512fp16"] = False
     return ",".join(("+" if present else "-") + name for name, present in sorted(chosen.items()))
 
 

@@ -31,9 +31,11 @@ def compare(comparison, label, shape, dtype="float64", **options):
     weight, torch_weight = both(draw(got.shape, 9), dtype)
     (got * weight).sum().backward()
     (want * torch_weight).sum().backward()
+    # Either library's float32 gradients lie up to 3e-6 from those in float64.
+    tolerance = (2e-5, 1e-5) if dtype == "float32" else None
     comparison.add(f"{label} {shape}", got, want)
     for name, x, y in zip(("query", "key", "value"), ours, theirs, strict=True):
-        comparison.add(f"{label} {shape} {name} gradient", x.grad, y.grad)
+        comparison.add(f"{label} {shape} {name} gradient", x.grad, y.grad, tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
