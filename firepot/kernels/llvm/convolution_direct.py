@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from firepot.graph.dtypes import DType
 from firepot.kernels.llvm import amx, dots
 from firepot.kernels.llvm.amx import Blocking
 from firepot.kernels.llvm.builder import Builder, Module, Operand, Value, vector
+from firepot.kernels.llvm.convolution_flat import Flat, sweep_flat, vectors_of
 from firepot.kernels.llvm.convolution_folds import Folds, folds_of
 from firepot.kernels.llvm.convolution_form import Convolution, Sweep, Taps, dot, inside, sweeps
 from firepot.kernels.llvm.convolution_source import Source, copy, round_up, source
@@ -62,6 +63,7 @@ class Direct:
     numbers: int  # in an element; more than one are a word
     block_bytes: int = _BLOCK_BYTES
     blocking: Blocking | None = None  # of tile instructions
+    flat: Flat | None = None  # tiles go on from row to row
 
     @staticmethod
     def of(
@@ -84,6 +86,10 @@ class Direct:
             copied=(merged and c.first_strides[4] != -(-inner // numbers) * numbers) or (bordered and overrun > 0)
             or numbers == 4, numbers=numbers, slack=tile.rows * max((s.stride[2] for s in all_sweeps), default=1),
         )  # fmt: skip
+        flat = Flat.of(c, all_sweeps, place) if blocking else None
+        if flat:
+            blocking = amx.SQUARE
+            tile = blocking.shape
         inner = -(-inner // numbers)
         if merged:
             inner *= c.kernel[2]
@@ -92,7 +98,7 @@ class Direct:
             and place.strides[3] * max(s.stride[2] for s in all_sweeps) >= _CLOSE and not blocking
         )  # fmt: skip
         block_bytes = max(_BLOCK_BYTES, 3 * l2 // 16) if math.prod(c.kernel) == 1 else _BLOCK_BYTES
-        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers, block_bytes, blocking)
+        return Direct(c, tile, all_sweeps, place, inner, outer, merged, gathered, numbers, block_bytes, blocking, flat)
 
     @property
     def element(self) -> str:
@@ -158,8 +164,9 @@ class Direct:
 
     def rows_per_block(self, sweep: Sweep) -> int:
         """Rows of results whose source fits the cache, fewer where that leaves too few tasks."""
-        per_row = sweep.count[2] * sweep.stride[2] * sweep.stride[1] * self.source.channels * self.c.accumulate.size
-        rows = self.c.batch * sweep.count[0] * sweep.count[1]
+        width = self.tile.rows if self.flat else sweep.count[2] * sweep.stride[2] * sweep.stride[1]
+        per_row = width * self.source.channels * self.c.accumulate.size
+        rows = self.rows(sweep)
         fitting = max(1, self.block_bytes // per_row)
         sharing = max(1, rows * self.panels * self.c.groups // _TASKS)
         blocks = math.ceil(rows / min(fitting, sharing, rows))
@@ -167,7 +174,11 @@ class Direct:
 
     def blocks(self, sweep: Sweep) -> int:
         """Pieces that the results' rows are taken in."""
-        return math.ceil(self.c.batch * sweep.count[0] * sweep.count[1] / self.rows_per_block(sweep))
+        return math.ceil(self.rows(sweep) / self.rows_per_block(sweep))
+
+    def rows(self, sweep: Sweep) -> int:
+        """Rows of results; where tiles go on from row to row, tiles."""
+        return self.flat.tiles if self.flat else self.c.batch * sweep.count[0] * sweep.count[1]
 
     def folds(self, epilogue: Epilogue) -> Folds | None:
         parts = sum(self.blocks(s) for s in self.sweeps)
@@ -194,7 +205,10 @@ class Direct:
                 self.blocking.configure(b)
             before = parts = 0
             for sweep in self.sweeps:
-                _sweep(b, self, sweep, before, epilogue, parts)
+                if self.flat:
+                    sweep_flat(b, self, self.flat, sweep, epilogue)
+                else:
+                    _sweep(b, self, sweep, before, epilogue, parts)
                 before += self.taps_of(sweep)
                 parts += self.blocks(sweep)
             if self.blocking:
@@ -324,7 +338,7 @@ def _sweep(
     activation = b.offset(zeros, plan.zeros_bytes) if s.copied else b.operand(0)
     depth, height, width = sweep.count
     per_block = plan.rows_per_block(sweep)
-    rows = c.batch * depth * height
+    rows = plan.rows(sweep)
     blocks = plan.blocks(sweep)
     folds = plan.folds(epilogue)
     accumulators = Accumulators(b, tile, c.accumulate, plan.numbers)
@@ -341,7 +355,7 @@ def _sweep(
         weights = b.element(panel_begin, type, (taps_before * plan.inner + plan.shifted) * tile.columns)
         part = b.add(block, parts_before)
         if folds:
-            for channel, mask, exists in _vectors(b, plan, group, panel):
+            for channel, mask, exists in vectors_of(b, plan, group, panel):
                 with b.when(exists):
                     folds.clear(b, part, channel, mask)
         if gathered:
@@ -474,14 +488,6 @@ def _tile(
             grouped_steps(b, plan.inner, step, fetch_panel if large else None, tile.rows if single else 0, fetch_result)
 
 
-def _vectors(b: Builder, plan: Direct, group: Value, panel: Value) -> Iterator[tuple[Value, Value | None, Value]]:
-    """(first channel, lanes that exist, whether any does) of each vector of a panel."""
-    for v in range(plan.tile.vectors):
-        within = b.add(b.mul(panel, plan.tile.columns), v * plan.tile.lanes)
-        mask = lane_mask(b, within, plan.outer, plan.tile.lanes)
-        yield b.add(b.mul(group, plan.outer), within), mask, b.compare("slt", within, plan.outer)
-
-
 def _finish(
     b: Builder, plan: Direct, sweep: Sweep, epilogue: Epilogue, folds: Folds | None, accumulators: Accumulators,
     place: tuple[Value, Value, Value, Value], part: Value, panel: Value, first: Value, repeated: Value,
@@ -503,7 +509,7 @@ def _finish(
                     b.store(accumulators.get(b, r, v), b.element(finished, type, r * tile.columns + v * tile.lanes))
         rows = b.intrinsic("llvm.umin", "i64", b.sub(b.index(width), first), b.sub(b.index(tile.rows), repeated))
         if folds:
-            for v, (channel, mask, exists) in enumerate(_vectors(b, plan, group, panel)):
+            for v, (channel, mask, exists) in enumerate(vectors_of(b, plan, group, panel)):
                 column = b.element(finished, type, v * tile.lanes)
                 with b.when(exists):
                     run = folds.begin(b, channel, mask)

@@ -200,9 +200,14 @@ def _whole(b: Builder, reduce: Reduce, states: list[Value]) -> list[Value]:
     if reduce.combine != DEVIATIONS:
         return states
     count, pivot, total, squares = states
-    mean = b.fdiv(total, count)
+    mean = b.fdiv(total, _at_least_one(b, count))
     least = combine_values(b, "max", reduce.dtype, b.sub(squares, b.mul(total, mean)), b.constant(0, count.type))
     return [count, pivot, mean, least]
+
+
+def _at_least_one(b: Builder, count: Value) -> Value:
+    """A divisor for parts that may be empty, whose sums are zero."""
+    return b.intrinsic("llvm.maxnum", count.type, count, b.constant(1, count.type))
 
 
 def _combined(b: Builder, reduce: Reduce, x: list[Value], y: list[Value]) -> list[Value]:
@@ -211,7 +216,7 @@ def _combined(b: Builder, reduce: Reduce, x: list[Value], y: list[Value]) -> lis
         return [combine_values(b, reduce.combine, reduce.dtype, x[0], y[0])]
     (n, pivot, mean, squares), (m, other_pivot, other_mean, more) = x, y
     both = b.add(n, m)
-    share = b.fdiv(m, both)
+    share = b.fdiv(m, _at_least_one(b, both))
     apart = b.add(b.sub(other_pivot, pivot), b.sub(other_mean, mean))
     between = b.mul(b.mul(apart, apart), b.mul(n, share))
     return [both, pivot, b.fma(apart, share, mean), b.add(b.add(squares, more), between)]
