@@ -6,7 +6,8 @@
     work.mode(training=False)
     infer = work.inference(1)   # infer() returns the logits of one image, a NumPy array
 
-Each library gets the settings its documentation recommends for this work; all compute in float32.
+Each library gets the settings its documentation recommends for this work; all compute in float32 unless asked
+to train under autocast.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ TRAINERS = {
     "firepot": "firepot", "firepot-eager": "firepot", "torch": "torch", "torch-channels-last": "torch",
     "torch-compile": "torch", "jax": "jax",
 }  # fmt: skip
+AUTOCASTING = ("firepot", "torch", "torch-channels-last", "torch-compile")
 RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 PEERS = TRAINERS | RUNTIMES
 
@@ -98,7 +100,7 @@ class Torchlike:
     def mode(self, training: bool) -> None:
         self.model.train(training)
 
-    def training(self) -> Training:
+    def training(self, autocast: bool = False) -> Training:
         library, model, forward = self.library, self.model, self.forward
         adaptive = self.name in models.ADAPTIVE
         options = {"lr": 1e-4} if adaptive else {"lr": 1e-3, "momentum": 0.9}
@@ -106,9 +108,10 @@ class Torchlike:
 
         def step(x: Any, y: Any) -> Any:
             optimizer.zero_grad()
-            logits = forward(x)
-            logits = logits.flatten(0, 1) if logits.ndim == 3 else logits
-            loss = library.nn.functional.cross_entropy(logits, y.flatten())
+            with library.autocast("cpu", dtype=library.bfloat16, enabled=autocast):
+                logits = forward(x)
+                logits = logits.flatten(0, 1) if logits.ndim == 3 else logits
+                loss = library.nn.functional.cross_entropy(logits, y.flatten())
             loss.backward()
             optimizer.step()
             return loss

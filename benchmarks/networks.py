@@ -1,4 +1,4 @@
-"""Seven networks on every library: first step, training step, inference, memory.
+"""Seven networks on every library: first step, training step in float32 and under autocast, inference, memory.
 
 The peers of a model run alternately, each in its own process, a turn of some seconds at a time, so that what else
 happens on the machine meets all of them alike.
@@ -22,7 +22,7 @@ from benchmarks import installation, libraries, machine, models
 from benchmarks.process import Answer, Peer
 from benchmarks.timing import timed
 
-PARTS = ("first", "train", "infer", "install")
+PARTS = ("first", "train", "autocast", "infer", "install")
 BATCHES = (1, 32)
 _ROOM = "networks"
 # Libraries that compile have a first step cold and one from their cache; for the others one is all.
@@ -75,12 +75,12 @@ def measure(options: Options, results: dict[str, Any], save: Callable[[], None])
         with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
             folder = Path(temporary) if options.caches is None else options.caches.resolve() / model
             comparison = _Comparison(options, model, [p for p in peers if p in installed], rows, folder, stack)
-            for part in ("first", "train", "infer"):
+            for part in PARTS[:4]:
                 if part in options.parts:
                     getattr(comparison, part)()
                     save()
-        measured = [part for part in PARTS[:3] if part in options.parts]
-        name = model if len(measured) == 3 else " ".join([model, *measured])
+        measured = [part for part in PARTS[:4] if part in options.parts]
+        name = model if len(measured) == 4 else " ".join([model, *measured])
         results.setdefault("others", {})[name] = watch.others()
         save()
 
@@ -111,6 +111,12 @@ class _Comparison:
         for p, answer in self._turns([p for p in self.peers if p in libraries.TRAINERS], do="train"):
             if "times" in answer:
                 self._row(p, answer).setdefault("train", []).append(answer["times"])
+
+    def autocast(self) -> None:
+        """The training step with `autocast` to bfloat16 around the forward pass."""
+        for p, answer in self._turns([p for p in self.peers if p in libraries.AUTOCASTING], do="autocast"):
+            if "times" in answer:
+                self._row(p, answer).setdefault("autocast", []).append(answer["times"])
 
     def infer(self) -> None:
         if any(p in libraries.RUNTIMES for p in self.peers):
@@ -152,20 +158,26 @@ class _Comparison:
 
 
 def open_peer(name: str, threads: int) -> Callable[[Answer], Answer]:
-    """What runs in the peer's process: answers `first`, `train`, `infer` and `export`."""
+    """What runs in the peer's process: answers `first`, `train`, `autocast`, `infer` and `export`."""
     libraries.load(name, threads)
     prepared: dict[Any, Callable[[], Any]] = {}
     works: dict[str, libraries.Work] = {}
 
     def prepare(question: Answer) -> Callable[[], Any]:
-        model, training = question["model"], question["do"] == "train"
+        model, do = question["model"], question["do"]
         if model not in works:
             works[model] = libraries.open_work(name, model, threads, Path(question.get("folder", ".")))
         work = works[model]
-        work.mode(training)
-        key = (model, training, question.get("batch"))
+        work.mode(do != "infer")
+        key = (model, do, question.get("batch"))
         if key not in prepared:
-            prepared[key] = work.training() if training else work.inference(question["batch"])
+            if do == "infer":
+                prepared[key] = work.inference(question["batch"])
+            elif do == "autocast":
+                assert isinstance(work, libraries.Torchlike)
+                prepared[key] = work.training(autocast=True)
+            else:
+                prepared[key] = work.training()
             for _ in range(2):  # the second call may still find memory that is new
                 prepared[key]()
         return prepared[key]

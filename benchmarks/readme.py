@@ -26,7 +26,8 @@ def section(results: dict[str, Any], folder: str) -> str:
     parts = [f"![Firepot against each peer]({folder}/networks.png)"]
     for quantity, title in report.TITLES.items():
         if any(m.get(quantity) for row in rows.values() for m in row.values()):
-            parts += [f"**{title}** (median, float32)", report.markdown(report.times_table(rows, quantity))]
+            kind = "" if quantity == "autocast" else ", float32"
+            parts += [f"**{title}** (median{kind})", report.markdown(report.times_table(rows, quantity))]
     if "install" in results:
         parts.append(report.markdown(report.install_table(results["install"])))
     parts.append(

@@ -15,7 +15,10 @@ NAMES = {
     "torch-channels-last": "PyTorch, channels-last", "torch-compile": "torch.compile", "jax": "JAX",
     "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
 }  # fmt: skip
-TITLES = {"train": "Training step", "infer1": "Inference, batch 1", "infer32": "Inference, batch 32"}
+TITLES = {
+    "train": "Training step", "autocast": "Training step under autocast to bfloat16",
+    "infer1": "Inference, batch 1", "infer32": "Inference, batch 32",
+}  # fmt: skip
 
 Row = dict[str, dict[str, Any]]  # peer -> its measurements
 Table = list[list[str]]  # the header first
@@ -65,8 +68,10 @@ def ratio(row: Row, quantity: str) -> tuple[float, float, float] | None:
 def times_table(rows: dict[str, Row], quantity: str) -> Table:
     """Medians in milliseconds, a row a model, and how many times as fast as the best peer Firepot is."""
     peers = [p for p in NAMES if any(quantity in row.get(p, {}) or "error" in row.get(p, {}) for row in rows.values())]
-    if quantity == "train":
+    if quantity in ("train", "autocast"):
         peers = [p for p in peers if p not in ("onnxruntime", "openvino")]
+    if quantity == "autocast":
+        peers = [p for p in peers if p != "jax"]
     table = [["ms", *(NAMES[p] for p in peers), "best peer ÷ Firepot"]]
     ratios = []
     for model, row in rows.items():
@@ -140,6 +145,22 @@ def eager_sentence(rows: dict[str, Row]) -> str:
     )
 
 
+def autocast_sentence(rows: dict[str, Row]) -> str:
+    """What autocast brings beside float32."""
+    gains = {
+        model: median(row["firepot"]["train"]) / median(row["firepot"]["autocast"])
+        for model, row in rows.items()
+        if row.get("firepot", {}).get("train") and row.get("firepot", {}).get("autocast")
+    }
+    if not gains:
+        return ""
+    each = ", ".join(f"{model} {gain:.2f}" for model, gain in gains.items())
+    return (
+        f"Firepot's step under autocast is {geometric_mean(gains.values()):.2f} times as fast as its float32 step (geometric "
+        f"mean): {each}."
+    )
+
+
 def document(results: dict[str, Any]) -> str:
     """All tables of the networks."""
     rows = results.get("models", {})
@@ -148,14 +169,14 @@ def document(results: dict[str, Any]) -> str:
         machine.sentence(results["machine"]),
         machine.warning(results.get("others", {})),
         "![Firepot against each peer](networks.png)",
-        "Float32. Peers run alternately, each in its own process; cells are medians over all turns, bold: Firepot and "
+        "Float32 unless it says autocast. Peers run alternately, each in its own process; cells are medians over all turns, bold: Firepot and "
         "the best peer; the last column is the ratio of these two medians (above 1: Firepot is faster) with the "
         "quartiles of the ratios turn by turn.",
     ]
     for quantity, title in TITLES.items():
         if any(m.get(quantity) for row in rows.values() for m in row.values()):
             parts += [f"### {title}", markdown(times_table(rows, quantity))]
-    parts.append(eager_sentence(rows))
+    parts += [autocast_sentence(rows), eager_sentence(rows)]
     if any("first" in m for row in rows.values() for m in row.values()):
         parts += [
             "### First step", "Building the model and one training step, in a fresh process after the import.",
