@@ -133,7 +133,7 @@ def ldl_factor_ex(A: Tensor, *, hermitian: bool = False, check_errors: bool = Fa
     Raises: RuntimeError for what is not a square matrix of floating-point or complex numbers.
 
     >>> fp.linalg.ldl_factor_ex(fp.tensor([[0.0, 2.0], [2.0, 0.0]])).pivots
-    tensor([-2, -2], dtype=fp.int32)
+    tensor([-2, -2], dtype=firepot.int32)
     """
     matrices("linalg.ldl_factor", A, square=True)
 

@@ -280,12 +280,12 @@ def test_bfloat16(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_bfloat16_without_dot_products(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution_winograd, "_WORTH", 0)
     c = describe(mode, dtype=dtypes.bfloat16, **NAMED["3x3"])
-    wide = replace(processor(), vector_bytes=64, vector_registers=32, bf16_dot=True)
+    wide = replace(processor(), vector_bytes=64, vector_registers=32, bf16_dot=True, bf16_tile=False)
     epilogue = StoreEpilogue(2, c.result_strides, c.dtype, lane=result_lane(c))
     kernels = [lower(c, epilogue, p) for p in (wide, replace(wide, bf16_dot=False))]
     assert ["dpbf16ps" in k.generate() for k in kernels] == [True, False]
     assert kernels[0].key != kernels[1].key
-    check(c, threads=(2,), host=replace(processor(), bf16_dot=False))
+    check(c, threads=(2,), host=replace(processor(), bf16_dot=False, bf16_tile=False))
 
 
 @pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16], ids=lambda d: d.name)

@@ -49,7 +49,7 @@ def test_the_instructions_are_used_where_the_processor_has_them() -> None:
     product = matmul.Matmul(1, 40, 50, 33, (0, 33, 1), (0, 50, 1), dtypes.bfloat16, dtypes.float32)
     rows = replace(product, m=2, y_strides=(0, 1, 33))
     epilogue = StoreEpilogue(2, (0, 50, 1), dtypes.bfloat16)
-    wide = replace(processor(), vector_bytes=64, vector_registers=32, bf16_dot=True)
+    wide = replace(processor(), vector_bytes=64, vector_registers=32, bf16_dot=True, bf16_tile=False)
     for d in (product, rows):
         kernels = [
             matmul.lower(d, epilogue, p)
