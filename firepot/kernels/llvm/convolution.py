@@ -29,7 +29,8 @@ from firepot.kernels.llvm.convolution_direct import Direct
 from firepot.kernels.llvm.convolution_form import Convolution
 from firepot.kernels.llvm.convolution_pointwise import PointwiseWeight
 from firepot.kernels.llvm.convolution_weight import WeightGradient
-from firepot.kernels.llvm.convolution_winograd import Winograd, WinogradWeight
+from firepot.kernels.llvm.convolution_winograd import Winograd
+from firepot.kernels.llvm.convolution_winograd_weight import WinogradWeight
 from firepot.kernels.llvm.epilogue import Epilogue, NestEpilogue
 
 __all__ = ["Convolution", "lower", "result_lane"]

@@ -15,9 +15,15 @@ from hypothesis import strategies as st
 
 from firepot.graph import dtypes
 from firepot.graph.dtypes import DType
-from firepot.kernels.llvm import convolution_filtering, convolution_pointwise, convolution_winograd
+from firepot.kernels.llvm import (
+    convolution_filtering,
+    convolution_pointwise,
+    convolution_winograd,
+    convolution_winograd_weight,
+)
 from firepot.kernels.llvm.convolution import Convolution, lower, result_lane
-from firepot.kernels.llvm.convolution_winograd import Winograd, WinogradWeight
+from firepot.kernels.llvm.convolution_winograd import Winograd
+from firepot.kernels.llvm.convolution_winograd_weight import WinogradWeight
 from firepot.kernels.llvm.epilogue import StoreEpilogue
 from firepot.runtime import pool
 from firepot.runtime.buffer import Buffer
@@ -333,7 +339,7 @@ def test_winograd(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_winograd_weight_gradient_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution_winograd, "_WORTH", math.inf)
-    monkeypatch.setattr(convolution_winograd, "_CHUNK_BYTES", 100 << 10)
+    monkeypatch.setattr(convolution_winograd_weight, "_CHUNK_BYTES", 100 << 10)
     c = describe("weight_grad", 3, 24, 40, (1, 11, 9), (1, 3, 3), padding=(0, 1, 1))
     assert WinogradWeight.of(c, 16, 32).chunks > 1
     check(c, tolerance=2e-5)
@@ -343,12 +349,14 @@ def test_winograd_weight_gradient_in_chunks(monkeypatch: pytest.MonkeyPatch) -> 
 def test_winograd_with_the_weights_in_parts(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In less memory, to the same last bit."""
     monkeypatch.setattr(convolution_winograd, "_WORTH", math.inf)
-    monkeypatch.setattr(convolution_winograd, "_PART_BYTES", 1 << 40)
+    for module in (convolution_winograd, convolution_winograd_weight):
+        monkeypatch.setattr(module, "_PART_BYTES", 1 << 40)
     c = describe(mode, 5, 272, 264, (1, 6, 7), (1, 3, 3), padding=(0, 1, 1))
     kind = WinogradWeight if mode == "weight_grad" else Winograd
     operands = random_operands(c)
     whole, result = kind.of(c, 16, 32), run(c, operands, 2)
-    monkeypatch.setattr(convolution_winograd, "_PART_BYTES", 4 << 20)
+    for module in (convolution_winograd, convolution_winograd_weight):
+        monkeypatch.setattr(module, "_PART_BYTES", 4 << 20)
     plan = kind.of(c, 16, 32)
     assert whole.parts == 1 and plan.parts > 1
     assert plan.workspace_bytes < 0.6 * whole.workspace_bytes
