@@ -14,6 +14,7 @@ from firepot.graph.primitives import elementwise as ew
 from firepot.ops import arithmetic, reduction, sorting
 from firepot.ops.arithmetic import iinfo
 from firepot.ops.broadcast import axes_of, broadcast_shapes
+from firepot.ops.complex import conj
 from firepot.tensor import Tensor, wrap
 
 __all__ = [
@@ -133,15 +134,17 @@ def norm(input: Tensor, ord: Any = 2.0, dim: Any = None, *, keepdim: bool = Fals
 def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: Any = None, keepdim: bool = False,
         dtype: DType | None = None, mask: Tensor | None = None) -> Tensor:  # fmt: skip
     x = _as(input, dtype)
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in "fc":
         x = _as(x, dtypes.float32)
     if correction is None:
         correction = 1 if unbiased is None or unbiased else 0
     average = mean(x, dim, keepdim=True, mask=mask)
-    away = _filled("var", arithmetic.square(arithmetic.sub(x, average)), mask, 0)
-    count = _as(_count(x, dim, keepdim, mask), x.dtype)
-    divisor = arithmetic.maximum(arithmetic.sub(count, correction), wrap(ew.full((), 0, x.dtype)))
-    return arithmetic.div(reduction.sum(away, dim, keepdim), divisor)
+    deviation = arithmetic.sub(x, average)
+    square = arithmetic.mul(deviation, conj(deviation)) if x.dtype.kind == "c" else arithmetic.square(deviation)
+    away = _filled("var", square, mask, 0)
+    count = _as(_count(x, dim, keepdim, mask), dtypes.float64 if x.dtype.kind == "c" else x.dtype)
+    divisor = arithmetic.maximum(arithmetic.sub(count, correction), wrap(ew.full((), 0, count.dtype)))
+    return arithmetic.div(reduction.sum(away, dim, keepdim), _as(divisor, x.dtype))
 
 
 def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: Any = None, keepdim: bool = False,
@@ -179,6 +182,6 @@ def logaddexp(input: Tensor, other: Tensor, *, dtype: DType | None = None, input
 def logsumexp(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: DType | None = None,
               mask: Tensor | None = None) -> Tensor:  # fmt: skip
     x = _as(input, dtype)
-    wide = x if x.dtype.kind == "f" else _as(x, dtypes.float32)
+    wide = x if x.dtype.kind in "fc" else _as(x, dtypes.float32)
     axes = axes_of(dim, x.ndim, "masked.logsumexp")
     return _as(reduction.logsumexp(_filled("logsumexp", wide, mask, -math.inf), axes, keepdim), x.dtype)
